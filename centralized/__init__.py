@@ -1,0 +1,1 @@
+"""The runner without exchange: one model on the pool, or one model per client."""

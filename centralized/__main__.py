@@ -1,0 +1,56 @@
+"""Command line: python -m centralized CONFIG [section.key=value ...]."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from centralized.runner import execute
+from core.commands import one_line_errors
+from reports.report import write_report
+from training.runs import EXIT_CODES
+from training.session import conduct, open_run
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class Setting(StrEnum):
+    """The settings of this runner."""
+
+    centralized = "centralized"
+    local = "local"
+
+
+@app.command()
+def main(
+    config: Annotated[Path | None, typer.Argument(help="Experiment, e.g. configs/nicheformer.yaml")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. train.lr=0.01")] = None,
+    setting: Annotated[Setting, typer.Option(help="One model on the pool, or one per client")] = Setting.centralized,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder")] = None,
+    name: Annotated[str, typer.Option(help="Name of the run folder; by default setting, seed and time")] = "",
+    results: Annotated[Path, typer.Option(help="Where run folders go")] = Path("results"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Two batches of everything")] = False,
+) -> None:
+    """Train without exchange: one model on the pool of all clients, or one model per client.
+
+    Exit codes: 0 completed, 1 failed, 2 input refused.
+    """
+    with one_line_errors():
+        run = open_run(
+            config,
+            overrides or [],
+            setting.value,
+            results=results,
+            name=name,
+            resume=resume,
+            dry_run=dry_run,
+            resumable=("centralized", "local"),
+        )
+        status = conduct(run, execute)
+        print(f"report: {write_report([run.folder], run.folder)}")
+    raise typer.Exit(EXIT_CODES[status])
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,87 @@
+"""Centralized: one model on the pool of all clients. Local: one model per client, alone.
+
+Both are the same loop over members; a member is a model with the clients whose data it may see.
+"""
+
+import time
+from typing import Any
+
+from centralized.member import Member
+from training.device import choose_device, threads
+from training.manifest import Outcome, manifest
+from training.metrics import Metrics
+from training.preparation import build_network, check_leaks, check_names, encode, monitored, open_client
+from training.runs import Run, Status
+from training.scoring import merged, row, summary_head
+from training.statistics import merge_statistics
+
+
+def execute(run: Run) -> Status:
+    """Train and score every member of a run, from wherever it stands; give the final status.
+
+    Raises:
+        UserError: The data or the config cannot be used.
+    """
+    with threads(run.experiment.train.threads):
+        return _Runner(run).execute()
+
+
+class _Runner:
+    def __init__(self, run: Run) -> None:
+        self.run, self.experiment = run, run.experiment
+        self.task = self.experiment.build_task()
+        self.device = choose_device(self.experiment.train.device)
+        self.clients = check_names(self.task.clients(), str(self.task.data))
+        check_leaks(self.task, self.clients)
+        self.statistics = {client: self.task.statistics(client) for client in self.clients}
+        self.everyone = merge_statistics(self.statistics)
+
+    def execute(self) -> Status:
+        start = time.perf_counter()
+        members = {"centralized": self.clients} if self.run.setting == "centralized" else {c: [c] for c in self.clients}
+        self.run.log(f"{self.experiment.task}, {self.run.setting}: {len(self.clients)} clients, {self.device}")
+        outcomes, rows, own = {}, [], []
+        for name, clients in members.items():
+            member = self.member(name, clients)
+            outcomes[name] = member.train()
+            scored = self.score(member)
+            rows += [row(name, data, metrics) for data, metrics in scored.items()]
+            own += [scored[client].states() for client in clients]
+        fitted = member.fitted
+        rows.append(row(self.run.setting, "pooled", merged(self.task, fitted, own)))
+        self.run.write_evaluation(rows, summary_head(self.experiment, self.task, fitted, self.clients, rows))
+        held_out = scored["held_out"].count if "held_out" in scored else None
+        self.run.write_manifest(self.manifest(outcomes, held_out, time.perf_counter() - start))
+        return self.run.finish()
+
+    def member(self, name: str, clients: list[str]) -> Member:
+        """Build the network and open the data of a member."""
+        fitted = self.task.fit(merge_statistics({c: self.statistics[c] for c in clients}), self.everyone)
+        monitor = monitored(self.experiment, self.task, fitted)
+        network = build_network(self.task, fitted, self.experiment.seed).to(self.device)
+        data = {c: open_client(self.task, c, fitted, network, self.experiment, self.device) for c in self.clients}
+        return Member(self.run, self.task, name, clients, fitted, network, data, self.device, monitor)
+
+    def score(self, member: Member) -> dict[str, Metrics]:
+        """Score a member on every client's test set and on the held-out set."""
+        sets = {client: member.data[client].test for client in self.clients}
+        held_out = self.task.held_out(member.fitted)
+        if held_out is not None:
+            digest = self.task.data_digest("held_out")
+            sets["held_out"] = encode(
+                self.task, member.network, held_out, self.experiment, self.device, digest, member.fitted, "held_out"
+            )
+        return {data: member.score(data, samples) for data, samples in sets.items()}
+
+    def manifest(self, outcomes: dict[str, Outcome], held_out: int | None, seconds: float) -> dict[str, Any]:
+        """Give the content of manifest.json."""
+        return manifest(
+            self.experiment,
+            outcomes,
+            clients={client: self.task.describe(client) for client in self.clients},
+            data={client: self.task.data_digest(client) for client in self.clients},
+            held_out=held_out,
+            budget={"epochs": self.experiment.epochs, "rounds": None, "local_epochs": None},
+            seconds=seconds,
+            device=self.device,
+        )

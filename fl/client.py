@@ -1,0 +1,178 @@
+"""What a client does when asked: describe its training data, train for a round, score the global model."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.errors import UserError
+from fl.client_session import ClientSession
+from fl.exchange import Arrays, Part, payload, to_arrays, to_tensors
+from training import checkpoints
+from training.engine import Penalty, Trainer
+from training.evaluation import evaluate
+from training.predictions import save_predictions
+from training.preparation import build_network
+from training.parameters import load_state, trainable_state, travelling_names
+from training.task import Task
+
+
+def describe(task: Task, client: str) -> Part:
+    """Give the statistics of a client's train split, its sizes, and hashed ids for the leak check."""
+    identities = {
+        split: {level: [_hashed(level, value) for value in values] for level, values in levels.items()}
+        for split, levels in task.identities(client).items()
+    }
+    info = {
+        "statistics": task.statistics(client).model_dump(mode="json"),
+        "description": task.describe(client),
+        "digest": task.data_digest(client),
+        "identities": identities,
+    }
+    return Part(info)
+
+
+def train(session: ClientSession, client: str, request: dict[str, Any], arrays: Arrays, folder: Path) -> Part:
+    """Train for one round from the global weights.
+
+    Args:
+        session: The open task.
+        client: Whose data.
+        request: `round` (from 1), `names` that travel, `extras` of the strategy, `monitored` value or None.
+        arrays: Global weights by name.
+        folder: Where this node keeps the client's state between rounds.
+    """
+    experiment, network = session.experiment, session.network
+    number, epochs = request["round"], experiment.federation.local_epochs
+    _load_global(session, client, arrays, folder, number)
+    loss_before = _loss_before(session, client) if request["needs_initial_loss"] else 0.0
+    trainer = Trainer(
+        session.task,
+        network,
+        experiment.train,
+        seed=experiment.seed,
+        client=client,
+        epochs=experiment.federation.rounds * epochs,
+        device=session.device,
+        penalty=_proximal(network, arrays, request["extras"].get("proximal-mu", 0.0)),
+    )
+    kept = _kept_state(session, client, folder, number)
+    if kept:
+        trainer.load_state_dict(kept)
+        if request["monitored"] is not None:
+            trainer.validated(request["monitored"], request["higher_is_better"])
+    samples = session.client(client).train
+    summaries = [trainer.run_epoch(samples, (number - 1) * epochs + epoch) for epoch in range(epochs)]
+    _keep_state(session, client, folder, number, trainer, request["names"])
+    update = to_arrays(trainable_state(network), request["names"])
+    info = {
+        "samples": len(samples),
+        "seen": sum(summary.samples for summary in summaries),
+        "losses": summaries[-1].losses,
+        "lr": summaries[-1].lr,
+        "seconds": sum(summary.seconds for summary in summaries),
+        "initial_loss": loss_before,
+        "up": payload(update),
+    }
+    return Part(info, {"update": update})
+
+
+def score(session: ClientSession, client: str, request: dict[str, Any], arrays: Arrays, folder: Path) -> Part:
+    """Score the global weights on a split; on the test split predictions are stored at the client."""
+    _load_global(session, client, arrays, folder, request["round"] + 1)
+    samples = session.client(client).split(request["split"])
+    evaluation = evaluate(
+        session.task, session.network, samples, session.fitted, session.experiment.train, session.device
+    )
+    if request["split"] == "test":
+        save_predictions(folder, "federated", client, evaluation.predictions)
+    return Part({}, {"states": evaluation.metrics.states()})
+
+
+def _load_global(session: ClientSession, client: str, arrays: Arrays, folder: Path, number: int) -> None:
+    """Load the global weights, and this client's personal ones as they were after its last round."""
+    state: dict[str, Tensor] = to_tensors(arrays)
+    personal = set(trainable_state(session.network)) - set(travelling_names(session.network, session.task.personal()))
+    if personal:
+        path = _latest_state(folder, client, number)
+        if path:
+            state |= {name: value for name, value in checkpoints.load(path)["personal"].items() if name in personal}
+        else:
+            state |= _initial_personal(session, personal)
+    load_state(session.network, state)
+
+
+def _initial_personal(session: ClientSession, names: set[str]) -> dict[str, Tensor]:
+    fresh = build_network(session.task, session.fitted, session.experiment.seed).state_dict()
+    return {name: fresh[name] for name in names}
+
+
+def _loss_before(session: ClientSession, client: str) -> float:
+    samples = session.client(client).train
+    options = session.experiment.train
+    metrics = evaluate(session.task, session.network, samples, session.fitted, options, session.device).metrics
+    return metrics.compute().values["loss"]
+
+
+def _proximal(network: nn.Module, arrays: Arrays, mu: float) -> Penalty | None:
+    """Give mu/2 * squared distance to the global weights (FedProx, arXiv 1812.06127), or nothing for mu = 0."""
+    if not mu:
+        return None
+    device = next(network.parameters()).device
+    anchors = {name: value.to(device) for name, value in to_tensors(arrays).items()}
+
+    def penalty(current: nn.Module) -> Tensor:
+        own = dict(current.named_parameters())
+        distances = [(own[name] - anchor).square().sum() for name, anchor in anchors.items() if name in own]
+        return 0.5 * mu * torch.stack(distances).sum()
+
+    return penalty
+
+
+def _keep_state(
+    session: ClientSession, client: str, folder: Path, number: int, trainer: Trainer, names: list[str]
+) -> None:
+    """Write what the client carries into its next round, and drop what is older than the last round."""
+    state = trainable_state(session.network)
+    personal = {name: value.cpu() for name, value in state.items() if name not in names}
+    kept = session.experiment.federation.optimizer_state == "kept"
+    if not personal and not kept:
+        return
+    content = {"personal": personal, "trainer": trainer.state_dict() if kept else None}
+    checkpoints.save(_state_path(folder, client, number), content)
+    for path in sorted(_state_path(folder, client, 0).parent.glob("round-*.pt"))[:-2]:
+        path.unlink(missing_ok=True)
+
+
+def _kept_state(session: ClientSession, client: str, folder: Path, number: int) -> dict[str, Any] | None:
+    if session.experiment.federation.optimizer_state != "kept":
+        return None
+    path = _latest_state(folder, client, number)
+    return checkpoints.load(path)["trainer"] if path else None
+
+
+def _latest_state(folder: Path, client: str, number: int) -> Path | None:
+    """Give the client's state from its last round before this one."""
+    before = [path for path in _state_path(folder, client, 0).parent.glob("round-*.pt") if path.stem < _stem(number)]
+    return max(before, default=None)
+
+
+def _state_path(folder: Path, client: str, number: int) -> Path:
+    return folder / "checkpoints" / "clients" / client / f"{_stem(number)}.pt"
+
+
+def _stem(number: int) -> str:
+    return f"round-{number:06d}"
+
+
+def _hashed(level: str, value: str) -> str:
+    return hashlib.sha256(json.dumps([level, value]).encode()).hexdigest()[:20]
+
+
+def refusal(error: Exception) -> dict[str, str]:
+    """Describe an error for the server: its kind and one line."""
+    kind = "refused" if isinstance(error, UserError) else "failed"
+    return {"kind": kind, "message": " ".join(str(error).split()) or type(error).__name__}

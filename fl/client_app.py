@@ -1,0 +1,109 @@
+"""The Flower ClientApp of every task: one message holds the requests for several clients, one reply their answers."""
+
+import json
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from core.errors import UserError
+from fl import client
+from fl.client_session import ClientSession, open_experiment, open_session
+from fl.exchange import Arrays, Part, pack, unpack
+from training.device import threads
+from training.features import frozen_hash
+from training.provenance import code_digest
+from training.task import Task
+
+app = ClientApp()
+Answer = Callable[[str], Part]
+
+
+@app.query("hello")
+def hello(message: Message, context: Context) -> Message:
+    """Say which clients this node can serve, after checking that it runs the server's code."""
+    request = _request(message)
+
+    def answer(_: str) -> Part:
+        if request["code"] != code_digest():
+            raise UserError(
+                f"node runs other code ({code_digest()}) than the server ({request['code']}); "
+                "start the SuperLink and SuperNodes from an empty folder so that all use the shipped bundle"
+            )
+        data = _own_data(context)
+        task = open_experiment(request["experiment"], data)[1]
+        own = {"clients": task.clients(), "shared": data is None}
+        return Part({**own, "partition": int(context.node_config.get("partition-id", 0))})
+
+    return _reply(message, ["node"], answer)
+
+
+@app.query("statistics")
+def statistics(message: Message, context: Context) -> Message:
+    """Describe the train splits, without rows leaving the node."""
+    request = _request(message)
+
+    def answer(name: str) -> Part:
+        return client.describe(open_experiment(request["experiment"], _own_data(context))[1], name)
+
+    return _reply(message, request["clients"], answer)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the asked clients for one round, one after another."""
+    return _with_session(message, context, client.train)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Score the global weights at the asked clients."""
+    return _with_session(message, context, client.score)
+
+
+def _with_session(
+    message: Message, context: Context, act: Callable[[ClientSession, str, dict[str, Any], Arrays, Path], Part]
+) -> Message:
+    request = _request(message)
+    arrays = unpack(message.content)["all"].arrays["global"]
+
+    def answer(name: str) -> Part:
+        session = open_session(request["experiment"], json.dumps(request["fitted"]), _own_data(context))
+        if frozen_hash(session.network) != request["frozen"]:
+            raise UserError(f"{name}: frozen weights differ from the server's; give this node the same checkpoint file")
+        with threads(session.experiment.train.threads):
+            return act(session, name, request, arrays, _folder(request, context))
+
+    return _reply(message, request["clients"], answer)
+
+
+def _request(message: Message) -> dict[str, Any]:
+    return unpack(message.content)["all"].info
+
+
+def _own_data(context: Context) -> str | None:
+    """Give the data folder that a SuperNode was started with; simulated nodes share the server's."""
+    data = context.node_config.get("data")
+    return str(data) if data else None
+
+
+def _folder(request: dict[str, Any], context: Context) -> Path:
+    return Path(str(context.node_config.get("workspace", request["folder"])))
+
+
+def _reply(message: Message, names: list[str], answer: Answer) -> Message:
+    """Answer for each client; the failure of one leaves the others' answers intact."""
+    parts = {}
+    for name in names:
+        try:
+            parts[name] = answer(name)
+        except Exception as error:
+            details = traceback.format_exc()
+            parts[name] = Part({"error": {**client.refusal(error), "details": details, "process": os.getpid()}})
+    return Message(content=pack(parts), reply_to=message)
+
+

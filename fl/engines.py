@@ -1,0 +1,74 @@
+"""The two engines: the same ServerApp logic and ClientApp, in one process or in an isolated `flwr run` on Ray."""
+
+import tempfile
+from pathlib import Path
+
+from core.errors import UserError
+from core.files import read_json
+from fl.client_app import app as client_app
+from fl.inprocess import InProcessGrid
+from fl.launcher import LaunchError, launch
+from fl.resources import choose_resources
+from fl.server import serve
+from training.preparation import check_leaks, check_names
+from training.provenance import ROOT
+from training.runs import Run, Status
+
+
+class FlowerRunError(RuntimeError):
+    """The run failed inside Flower; the message is what the server recorded."""
+
+
+def in_process(run: Run) -> Status:
+    """Conduct a run with server and clients in this process."""
+    return serve(run, InProcessGrid(client_app, nodes=1), nodes=1)
+
+
+def on_flower(run: Run) -> Status:
+    """Conduct a run through a real `flwr run` with its own SuperLink, ports and Ray.
+
+    Raises:
+        UserError: Data or config cannot be used.
+        FlowerRunError: The run failed.
+    """
+    task = run.experiment.build_task()
+    clients = check_names(task.clients(), str(task.data))
+    check_leaks(task, clients)
+    resources = choose_resources(run, task, clients)
+    config = {"run": str(run.folder.resolve()), "nodes": str(resources.nodes)}
+    failure: LaunchError | None = None
+    with tempfile.TemporaryDirectory(prefix="triptych-") as neutral:
+        try:
+            launch(ROOT, config, resources, log=_Console(run), workdir=Path(neutral))
+        except LaunchError as error:
+            failure = error
+    return _outcome(run, failure)
+
+
+def _outcome(run: Run, failure: LaunchError | None) -> Status:
+    """Trust what the server wrote: Flower calls a run finished whatever became of its clients."""
+    recorded = read_json(run.folder / "status.json")
+    run.failures = recorded["failures"]
+    if recorded["status"] == "failed":
+        raise (UserError if recorded["exit_code"] == 2 else FlowerRunError)(recorded["error"])
+    if failure or recorded["status"] == "running":
+        raise FlowerRunError(str(failure or "the server ended without a result"))
+    return recorded["status"]  # type: ignore[no-any-return]
+
+
+class _Console:
+    """Keeps Flower's output in flower.txt and shows the server's own lines, which it appends to log.txt."""
+
+    def __init__(self, run: Run) -> None:
+        self.flower, self.log = run.folder / "flower.txt", run.folder / "log.txt"
+        self.shown = self.log.stat().st_size
+
+    def __call__(self, line: str) -> None:
+        with self.flower.open("a", encoding="utf-8") as stream:
+            stream.write(line.rstrip() + "\n")
+        with self.log.open("rb") as stream:
+            stream.seek(self.shown)
+            new = stream.read()
+        self.shown += len(new)
+        for text in new.decode(errors="replace").splitlines():
+            print(text.partition(" ")[2], flush=True)

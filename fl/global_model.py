@@ -1,0 +1,146 @@
+"""The global weights: aggregated, selected, scored on the held-out set, and kept from round to round."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from fl.exchange import Arrays, to_arrays, to_tensors
+from fl.strategies import Aggregator, Update
+from training import checkpoints
+from training.evaluation import evaluate
+from training.features import frozen_hash
+from training.manifest import Outcome
+from training.metrics import Metrics
+from training.parameters import count_parameters, load_state, trainable_state, travelling_names, weights_hash
+from training.predictions import save_predictions
+from training.preparation import build_network, encode, monitored
+from training.runs import Run
+from training.selection import Selection
+from training.task import Samples, Task
+
+
+class GlobalModel:
+    """The server's network. Only what travels changes; a checkpoint per round makes a cut run go on."""
+
+    def __init__(
+        self, run: Run, task: Task, fitted: BaseModel, device: torch.device, clients_per_round: int
+    ) -> None:
+        """Build the network with the weights that every setting starts from."""
+        experiment = run.experiment
+        self.run, self.task, self.fitted, self.device = run, task, fitted, device
+        self.monitor, higher_is_better = monitored(experiment, task, fitted)
+        self.network = build_network(task, fitted, experiment.seed).to(device)
+        self.initial = weights_hash(self.network.state_dict())
+        self.frozen = frozen_hash(self.network)
+        self.names = travelling_names(self.network, task.personal())
+        self.arrays: Arrays = to_arrays(trainable_state(self.network), self.names)
+        self.aggregator = Aggregator(experiment.federation.strategy, clients_per_round)
+        self.selection = Selection(higher_is_better, experiment.train.early_stopping)
+        self.fingerprint = checkpoints.fingerprint(experiment.task, self.network, fitted)
+        self.round, self.samples = 0, 0
+        self.monitored_value: float | None = None
+        self._held_out: Samples | None = None
+
+    @property
+    def full_state_bytes(self) -> int:
+        """Bytes of the whole state dict: what would travel if nothing stayed."""
+        return sum(value.nbytes for value in self.network.state_dict().values())
+
+    def advance(self, number: int, updates: Mapping[str, Update], samples: int) -> None:
+        """Aggregate a round's updates into new global weights."""
+        self.arrays = self.aggregator.aggregate(number, self.arrays, updates)
+        self.round, self.samples = number, self.samples + samples
+        load_state(self.network, to_tensors(self.arrays))
+
+    def select(self, number: int, pooled: Metrics) -> None:
+        """Take the pooled validation metrics of a round; keep the weights if they are the best so far."""
+        self.monitored_value = pooled.compute().values.get(self.monitor, float("nan"))
+        if self.selection.update(number, self.monitored_value):
+            self._save("best", {})
+
+    def held_out_metrics(self, *, store: bool = False) -> Metrics | None:
+        """Score the network on the set that belongs to nobody, where the server has one."""
+        samples = self._open_held_out()
+        if samples is None:
+            return None
+        evaluation = evaluate(
+            self.task, self.network, samples, self.fitted, self.run.experiment.train, self.device
+        )
+        if store:
+            save_predictions(self.run.folder, "federated", "held_out", evaluation.predictions)
+        return evaluation.metrics
+
+    def checkpoint(self, failures: list[dict[str, Any]]) -> None:
+        """Write everything the next round rests on."""
+        self._save(
+            "last",
+            {
+                "round": self.round,
+                "samples": self.samples,
+                "strategy": self.aggregator.state_dict(),
+                "selection": self.selection.state_dict(),
+                "monitored": self.monitored_value,
+                "failures": failures,
+            },
+        )
+
+    def restore(self) -> None:
+        """Go on from the last finished round, if there is one."""
+        path = self.run.folder / "checkpoints" / "last.pt"
+        if not path.exists():
+            return
+        content = checkpoints.load(path, self.fingerprint)
+        self._load(content["state"])
+        self.round, self.samples = content["round"], content["samples"]
+        self.aggregator.load_state_dict(content["strategy"])
+        self.selection.load_state_dict(content["selection"])
+        self.monitored_value = content["monitored"]
+        self.run.failures = content["failures"]
+        self.run.log(f"federated  goes on after round {self.round}")
+
+    def load_selected(self) -> None:
+        """Load the weights that are final by `train.select`, and store the whole model."""
+        if self.selected != self.round:
+            best = self.run.folder / "checkpoints" / "best.pt"
+            self._load(checkpoints.load(best, self.fingerprint)["state"])
+        self.run.save_model(self.network.state_dict(), self.fingerprint)
+
+    @property
+    def selected(self) -> int:
+        """The round whose weights are final."""
+        best = self.run.experiment.train.select == "best"
+        return self.selection.best_step if best and self.selection.best_step else self.round
+
+    def outcome(self) -> Outcome:
+        """Describe the model for the manifest."""
+        return Outcome(
+            fitted=self.fitted,
+            parameters=count_parameters(self.network),
+            monitor=self.monitor,
+            selected=self.selected,
+            samples=self.samples,
+            initial_sha256=self.initial,
+            weights_sha256=weights_hash(self.network.state_dict()),
+            facts=self.task.facts(self.network),
+        )
+
+    def _save(self, which: str, more: dict[str, Any]) -> None:
+        content = {"fingerprint": self.fingerprint, "state": to_tensors(self.arrays), **more}
+        checkpoints.save(self.run.folder / "checkpoints" / f"{which}.pt", content)
+
+    def _load(self, state: dict[str, torch.Tensor]) -> None:
+        self.arrays = to_arrays(state, self.names)
+        load_state(self.network, state)
+
+    def _open_held_out(self) -> Samples | None:
+        if self._held_out is None:
+            samples = self.task.held_out(self.fitted)
+            if samples is not None:
+                digest = self.task.data_digest("held_out")
+                experiment = self.run.experiment
+                self._held_out = encode(
+                    self.task, self.network, samples, experiment, self.device, digest, self.fitted, "held_out"
+                )
+        return self._held_out

@@ -1,0 +1,167 @@
+"""Who serves which client, and how the server asks them."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from core.errors import UserError
+from fl.exchange import Arrays, Part, pack, unpack
+
+PULL_INTERVAL = 0.02
+"""Seconds between two looks for replies; Flower's own default is 0.1."""
+SETTLING = 3.0
+"""Seconds without a newcomer after which an unknown number of nodes counts as complete."""
+
+
+class RoundError(RuntimeError):
+    """Too few clients answered for the run to go on."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A client that did not answer as asked."""
+
+    client: str
+    phase: str
+    kind: str
+    message: str
+    details: str
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The good answers by client, in the order of names, and the failures."""
+
+    good: dict[str, Part]
+    failures: list[Failure]
+
+
+class Nodes:
+    """The connected nodes. Simulated ones can serve every client; deployed ones only those whose data they hold."""
+
+    def __init__(self, grid: Grid, expected: int, timeout: float = 300.0) -> None:
+        """Wait until the expected number of nodes has joined (0: until no more come).
+
+        Raises:
+            RoundError: They did not join in time.
+        """
+        if hasattr(grid, "pull_interval"):
+            grid.pull_interval = PULL_INTERVAL
+        self.grid = grid
+        self.owners: dict[str, int] | None = None
+        self.identifiers = self._join(expected, time.monotonic() + timeout)
+
+    def _join(self, expected: int, deadline: float) -> list[int]:
+        """Wait for the nodes; where their number is not known, until no more have come for a while."""
+        found: list[int] = []
+        changed = time.monotonic()
+        while not (len(found) >= expected if expected else found and time.monotonic() - changed > SETTLING):
+            if time.monotonic() > deadline:
+                raise RoundError(f"{len(found)} of {expected or 'any'} nodes joined in time; see the log of the nodes")
+            time.sleep(PULL_INTERVAL if found else 0)
+            now = sorted(self.grid.get_node_ids())
+            found, changed = now, changed if now == found else time.monotonic()
+        return found
+
+    def greet(self, request: Mapping[str, Any]) -> list[str]:
+        """Learn the clients' names; fix the order of nodes, whose ids are random, by their partition numbers.
+
+        Raises:
+            UserError: A node runs other code, cannot read its data, or holds a client that another one holds too.
+        """
+        parts = {}
+        for node, content in self._send("query.hello", {node: dict(request) for node in self.identifiers}, {}).items():
+            parts[node] = unpack(content)["node"]
+            raise_refusals([_failure("a node", "hello", parts[node].info["error"])] if "error" in parts[node].info else [])
+        self.identifiers = sorted(parts, key=lambda node: (parts[node].info["partition"], node))
+        if all(part.info["shared"] for part in parts.values()):
+            return list(parts[self.identifiers[0]].info["clients"])
+        return self._learn_owners({node: parts[node].info["clients"] for node in self.identifiers})
+
+    def ask(
+        self,
+        kind: str,
+        clients: Sequence[str],
+        request: Mapping[str, Any],
+        arrays: Arrays | None,
+        reject: Callable[[Part], str | None],
+    ) -> Answers:
+        """Ask clients and wait for all; one message per node carries the request for its share of them.
+
+        Args:
+            kind: Message type, such as `train`.
+            clients: Names.
+            request: Plain values for all of them.
+            arrays: Global weights, or None.
+            reject: Tells what is wrong with a good-looking answer, or None.
+        """
+        shares = self._shares(sorted(clients))
+        requests = {node: {**request, "clients": names} for node, names in shares.items()}
+        replies = self._send(kind, requests, {"global": arrays} if arrays is not None else {})
+        good: dict[str, Part] = {}
+        failures: list[Failure] = []
+        for node, names in shares.items():
+            parts = unpack(replies[node]) if node in replies else {}
+            for name in names:
+                part = parts.get(name) or Part({"error": {"kind": "failed", "message": "no reply", "details": ""}})
+                if "error" in part.info:
+                    failures.append(_failure(name, kind, part.info["error"]))
+                elif reason := reject(part):
+                    failures.append(Failure(name, kind, "rejected", reason, ""))
+                else:
+                    good[name] = part
+        return Answers({name: good[name] for name in sorted(good)}, sorted(failures, key=lambda one: one.client))
+
+    def _learn_owners(self, clients: Mapping[int, list[str]]) -> list[str]:
+        self.owners = {}
+        for node, names in clients.items():
+            for name in names:
+                if name in self.owners:
+                    raise UserError(f"client {name!r} is held by two nodes; give each node a data folder of its own")
+                self.owners[name] = node
+        return sorted(self.owners)
+
+    def _shares(self, clients: list[str]) -> dict[int, list[str]]:
+        shares: dict[int, list[str]] = {}
+        for number, name in enumerate(clients):
+            node = self.owners[name] if self.owners else self.identifiers[number % len(self.identifiers)]
+            shares.setdefault(node, []).append(name)
+        return shares
+
+    def _send(self, kind: str, requests: Mapping[int, dict[str, Any]], arrays: dict[str, Arrays]) -> dict[int, Any]:
+        messages = [
+            Message(content=pack({"all": Part(request, arrays)}), message_type=kind, dst_node_id=node)
+            for node, request in requests.items()
+        ]
+        replies: dict[int, Any] = {}
+        for message in self.grid.send_and_receive(messages):
+            node = message.metadata.src_node_id
+            if message.has_error():
+                names = requests[node].get("clients", ["node"])
+                error = {"kind": "failed", "message": " ".join(message.error.reason.split()), "details": ""}
+                replies[node] = pack({name: Part({"error": error}) for name in names})
+            else:
+                replies[node] = message.content
+        return replies
+
+
+def raise_refusals(failures: Sequence[Failure]) -> None:
+    """Turn failures into an error: refused input stays the user's error, all else ends the run.
+
+    Raises:
+        UserError: A client refused its input.
+        RoundError: A client failed.
+    """
+    for failure in failures:
+        if failure.kind == "refused":
+            raise UserError(failure.message)
+    for failure in failures:
+        raise RoundError(f"{failure.client} failed in {failure.phase}: {failure.message}")
+
+
+def _failure(client: str, phase: str, error: Mapping[str, Any]) -> Failure:
+    return Failure(client, phase, error["kind"], error["message"], error["details"])

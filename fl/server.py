@@ -1,0 +1,206 @@
+"""The federation as the server sees it: agree on preprocessing, exchange weights for some rounds, score the result."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from core.randomness import generator
+from datasets.leakage import check_disjoint
+from fl.exchange import Arrays, Part, payload
+from fl.global_model import GlobalModel
+from fl.guard import reason_to_reject
+from fl.nodes import Answers, Failure, Nodes, RoundError, raise_refusals
+from fl.strategies import Update
+from training.config import to_yaml
+from training.device import choose_device, threads
+from training.manifest import manifest
+from training.metrics import Metrics
+from training.preparation import check_names
+from training.provenance import code_digest
+from training.runs import Run, Status
+from training.scoring import entry, merged, row, summary_head
+from training.statistics import Statistics, merge_statistics
+
+
+def serve(run: Run, grid: Grid, nodes: int) -> Status:
+    """Conduct a federated run from wherever it stands; give the final status.
+
+    Args:
+        run: Where results go.
+        grid: Flower's connection to the nodes.
+        nodes: Nodes to wait for.
+
+    Raises:
+        UserError: Data or config cannot be used.
+        RoundError: Too few clients answered.
+    """
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # Its strategies narrate each call.
+    with threads(run.experiment.train.threads):
+        return Server(run, grid, nodes).conduct()
+
+
+class Server:
+    """One federated run."""
+
+    def __init__(self, run: Run, grid: Grid, nodes: int) -> None:
+        """Greet the nodes and agree on preprocessing, so that the global model can be built."""
+        self.run, self.experiment = run, run.experiment
+        self.options = run.experiment.federation
+        self.task = self.experiment.build_task()
+        self.device = choose_device(self.experiment.train.device)
+        self.start = time.perf_counter()
+        self.nodes = Nodes(grid, nodes)
+        self.request = {"experiment": to_yaml(self.experiment), "code": code_digest(), "folder": str(run.folder)}
+        self.clients = check_names(self.nodes.greet(self.request), str(self.task.data))
+        self.descriptions = self._agree()
+        fitted = self.task.fit(self.everyone, self.everyone)
+        sampled = self.options.clients_per_round or len(self.clients)
+        self.model = GlobalModel(run, self.task, fitted, self.device, min(sampled, len(self.clients)))
+        self.request |= {
+            "fitted": fitted.model_dump(mode="json"),
+            "frozen": self.model.frozen,
+            "names": self.model.names,
+            "higher_is_better": self.model.selection.higher_is_better,
+        }
+
+    def conduct(self) -> Status:
+        """Run all rounds, then score the selected weights."""
+        self.run.log(
+            f"{self.experiment.task}, federated: {len(self.clients)} clients on {len(self.nodes.identifiers)} nodes, "
+            f"{payload(self.model.arrays):,} bytes of weights per exchange"
+        )
+        self.model.restore()
+        while self.model.round < self.options.rounds and not self.model.selection.exhausted:
+            self._round(self.model.round + 1)
+        self._finish()
+        return self.run.finish()
+
+    def _agree(self) -> dict[str, dict[str, Any]]:
+        """Collect statistics and sizes; refuse a unit that stands in two splits or at two clients."""
+        answers = self._ask("query.statistics", self.clients, 0, {})
+        parts = {client: part.info for client, part in answers.good.items()}
+        self.clients = sorted(parts)
+        self.everyone = merge_statistics(
+            {client: Statistics.model_validate(info["statistics"]) for client, info in parts.items()}
+        )
+        members = {
+            (client, split): levels for client, info in parts.items() for split, levels in info["identities"].items()
+        }
+        check_disjoint(members, f"{self.task.data} (ids hashed)")
+        return parts
+
+    def _round(self, number: int) -> None:
+        start = time.perf_counter()
+        sent = self.model.arrays
+        chosen = self._sample(number)
+        request = {
+            "round": number,
+            "extras": self.model.aggregator.configure(number, sent),
+            "needs_initial_loss": self.options.strategy.name == "qfedavg",
+            "monitored": self.model.monitored_value,
+        }
+        trained = self._ask("train", chosen, number, request, sent, lambda part: reason_to_reject(part, sent))
+        updates = {
+            name: Update(part.arrays["update"], part.info["samples"], part.info["initial_loss"])
+            for name, part in trained.good.items()
+        }
+        self.model.advance(number, updates, sum(part.info["seen"] for part in trained.good.values()))
+        validation = self._validate(number)
+        down = payload(sent)
+        step = {
+            "step": number,
+            "participants": chosen,
+            "train": {name: _train_entry(part.info) for name, part in trained.good.items()},
+            "val": validation,
+            "bytes_up": {name: part.info["up"] for name, part in trained.good.items()},
+            "bytes_down": {name: down * ((name in chosen) + 1) for name in self.clients},
+            "seconds": time.perf_counter() - start,
+        }
+        held_out = self.model.held_out_metrics()
+        self.run.add_step(step | ({"held_out": entry(held_out)} if held_out else {}), "round")
+        self.model.checkpoint(self.run.failures)
+        self._report(step)
+
+    def _sample(self, number: int) -> list[str]:
+        """Draw the clients of a round by a seeded rule on names."""
+        count = min(self.options.clients_per_round or len(self.clients), len(self.clients))
+        drawn = generator(self.experiment.seed, "sample clients", number).choice(self.clients, count, replace=False)
+        return sorted(str(name) for name in drawn)
+
+    def _validate(self, number: int) -> dict[str, Any]:
+        answers = self._ask("evaluate", self.clients, number, {"round": number, "split": "val"}, self.model.arrays)
+        scored = {name: self._metrics([part.arrays["states"]]) for name, part in answers.good.items()}
+        pooled = self._metrics([metrics.states() for metrics in scored.values()])
+        self.model.select(number, pooled)
+        return {**{name: entry(metrics) for name, metrics in scored.items()}, "pooled": entry(pooled)}
+
+    def _ask(
+        self,
+        kind: str,
+        clients: Sequence[str],
+        number: int,
+        request: dict[str, Any],
+        arrays: Arrays | None = None,
+        reject: Callable[[Part], str | None] = lambda part: None,
+    ) -> Answers:
+        """Ask clients; go on without those that failed only as far as `federation.min_clients` allows."""
+        answers = self.nodes.ask(kind, clients, {**self.request, **request}, arrays, reject)
+        for failure in answers.failures:
+            self._note(failure, number)
+        needed = min(self.options.min_clients or len(clients), len(clients))
+        if len(answers.good) < needed:
+            raise_refusals(answers.failures)
+            raise RoundError(f"round {number}: {len(answers.good)} good replies to {kind}, {needed} needed")
+        return answers
+
+    def _note(self, failure: Failure, number: int) -> None:
+        self.run.client_failed(failure.client, number, failure.phase, failure.message, failure.details)
+
+    def _metrics(self, states: Sequence[dict[str, np.ndarray]]) -> Metrics:
+        return merged(self.task, self.model.fitted, states)
+
+    def _finish(self) -> None:
+        """Score the selected weights on every test set and write the results."""
+        self.model.load_selected()
+        request = {"round": self.options.rounds, "split": "test"}
+        answers = self._ask("evaluate", self.clients, self.model.round, request, self.model.arrays)
+        scored = {name: self._metrics([part.arrays["states"]]) for name, part in answers.good.items()}
+        scored["pooled"] = self._metrics([metrics.states() for metrics in scored.values()])
+        held_out = self.model.held_out_metrics(store=True)
+        if held_out:
+            scored["held_out"] = held_out
+        rows = [row("federated", data, metrics) for data, metrics in scored.items()]
+        head = summary_head(self.experiment, self.task, self.model.fitted, self.clients, rows)
+        self.run.write_evaluation(rows, head)
+        up, down = (sum(sum(step[key].values()) for step in self.run.history) for key in ("bytes_up", "bytes_down"))
+        self.run.write_manifest(
+            manifest(
+                self.experiment,
+                {"federated": self.model.outcome()},
+                clients={name: info["description"] for name, info in self.descriptions.items()},
+                data={name: info["digest"] for name, info in self.descriptions.items()},
+                held_out=held_out.count if held_out else None,
+                budget={"epochs": None, "rounds": self.model.round, "local_epochs": self.options.local_epochs},
+                seconds=time.perf_counter() - self.start,
+                device=self.device,
+                bytes={"up": up, "down": down, "full_state": self.model.full_state_bytes},
+            )
+        )
+
+    def _report(self, step: dict[str, Any]) -> None:
+        losses = [one["metrics"]["loss"] * one["support"] for one in step["train"].values()]
+        loss = sum(losses) / sum(one["support"] for one in step["train"].values())
+        name = self.model.monitor
+        value = step["val"]["pooled"]["metrics"].get(name, float("nan"))
+        self.run.log(
+            f"federated  round {step['step']}/{self.options.rounds}  {len(step['train'])} clients  loss {loss:.4f}  "
+            f"val {name} {value:.4f}  {step['seconds']:.1f} s"
+        )
+
+
+def _train_entry(info: dict[str, Any]) -> dict[str, Any]:
+    return {"metrics": info["losses"], "support": info["samples"], "lr": info["lr"], "seconds": info["seconds"]}

@@ -1,0 +1,1 @@
+"""The shared floor: config, task contract, training and evaluation loops, mergeable metrics, run folders."""

@@ -1,0 +1,49 @@
+"""Devices, precision and threads: how a network is run."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+
+from core.errors import UserError
+
+Precision = Literal["fp32", "fp16", "bf16"]
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn `train.device` into a device; `auto` prefers CUDA, then MPS, then the CPU.
+
+    Raises:
+        UserError: The device asked for is not there.
+    """
+    if name == "auto":
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(best)
+    device = torch.device(name)
+    missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing:
+        raise UserError(f"train.device = {name!r}: this machine has no such device; use auto or cpu")
+    return device
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:
+    """Give the mixed-precision context: fp16 on CUDA, bf16 on CUDA and CPU, nothing elsewhere."""
+    supported = {"fp16": ("cuda",), "bf16": ("cuda", "cpu")}.get(precision, ())
+    if device.type not in supported:
+        return contextlib.nullcontext()
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype)
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with `count` CPU threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

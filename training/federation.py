@@ -1,0 +1,150 @@
+"""What the federated setting adds to an experiment: rounds, sampling, strategy, resources.
+
+The option classes name Flower's strategies and hold those options that act on aggregation; `fl.strategies` builds
+the strategies themselves.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from training.options import Options, named
+
+
+class FedAvg(Options):
+    """Average weighted by training samples (McMahan et al., arXiv 1602.05629)."""
+
+    name: Literal["fedavg"] = "fedavg"
+
+
+class FedAvgM(Options):
+    """FedAvg with server momentum (Hsu et al., arXiv 1909.06335)."""
+
+    name: Literal["fedavgm"] = "fedavgm"
+    server_learning_rate: float = Field(1.0, gt=0)
+    """Step of the server along the averaged update."""
+    server_momentum: float = Field(0.9, ge=0, lt=1)
+    """Share of the last server update that is kept."""
+
+
+class FedProx(Options):
+    """FedAvg with a pull towards the global weights during local training (Li et al., arXiv 1812.06127)."""
+
+    name: Literal["fedprox"] = "fedprox"
+    proximal_mu: float = Field(0.01, ge=0)
+    """Strength of the pull: loss + mu/2 * squared distance to the global weights."""
+
+
+class FedAdagrad(Options):
+    """Adaptive server optimizer (Reddi et al., arXiv 2003.00295)."""
+
+    name: Literal["fedadagrad"] = "fedadagrad"
+    eta: float = Field(0.01, gt=0)
+    """Server learning rate."""
+    tau: float = Field(1e-3, gt=0)
+    """Degree of adaptivity."""
+
+
+class FedAdam(FedAdagrad):
+    """Adam on the server (Reddi et al., arXiv 2003.00295)."""
+
+    name: Literal["fedadam"] = "fedadam"  # type: ignore[assignment]
+    beta_1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta_2: float = Field(0.99, ge=0, lt=1)
+    """Decay of the second moment."""
+
+
+class FedYogi(FedAdam):
+    """Yogi on the server (Reddi et al., arXiv 2003.00295)."""
+
+    name: Literal["fedyogi"] = "fedyogi"  # type: ignore[assignment]
+
+
+class FedMedian(Options):
+    """Coordinate-wise median (Yin et al., arXiv 1803.01498)."""
+
+    name: Literal["fedmedian"] = "fedmedian"
+
+
+class FedTrimmedAvg(Options):
+    """Mean without the extremes of each coordinate (Yin et al., arXiv 1803.01498)."""
+
+    name: Literal["fedtrimmedavg"] = "fedtrimmedavg"
+    beta: float = Field(0.2, ge=0, lt=0.5)
+    """Share cut at each end."""
+
+
+class Krum(Options):
+    """The update closest to its neighbours (Blanchard et al., NeurIPS 2017)."""
+
+    name: Literal["krum"] = "krum"
+    num_malicious_nodes: int = Field(0, ge=0)
+    """Attackers to withstand."""
+
+
+class MultiKrum(Krum):
+    """Mean of the best-scored updates of Krum."""
+
+    name: Literal["multikrum"] = "multikrum"  # type: ignore[assignment]
+    num_nodes_to_select: int = Field(1, ge=1)
+    """Updates averaged."""
+
+
+class Bulyan(Krum):
+    """Krum selection followed by a trimmed mean (El Mhamdi et al., arXiv 1802.07927)."""
+
+    name: Literal["bulyan"] = "bulyan"  # type: ignore[assignment]
+
+
+class QFedAvg(Options):
+    """Fair federated learning (Li et al., arXiv 1905.10497): clients with a high loss count more."""
+
+    name: Literal["qfedavg"] = "qfedavg"
+    client_learning_rate: float = Field(0.1, gt=0)
+    """Inverse of the assumed Lipschitz constant."""
+    q: float = Field(0.1, ge=0)
+    """Degree of fairness; 0 is the unweighted mean."""
+
+
+Strategy = Annotated[
+    Annotated[
+        FedAvg
+        | FedAvgM
+        | FedProx
+        | FedAdagrad
+        | FedAdam
+        | FedYogi
+        | FedMedian
+        | FedTrimmedAvg
+        | Krum
+        | MultiKrum
+        | Bulyan
+        | QFedAvg,
+        Field(discriminator="name"),
+    ],
+    BeforeValidator(named),
+]
+
+
+class Federation(Options):
+    """The federated setting. The other two settings read `rounds` and `local_epochs` alone, for their budget."""
+
+    rounds: int = Field(5, ge=1)
+    """Exchanges between server and clients."""
+    local_epochs: int = Field(1, ge=1)
+    """Passes over its own data that a client makes in each round."""
+    clients_per_round: int | None = Field(None, ge=1)
+    """Clients drawn in each round by a seeded rule on names; by default all."""
+    min_clients: int | None = Field(None, ge=1)
+    """Good replies a round needs to go on; by default every client asked. Fewer means: go on degraded."""
+    strategy: Strategy = FedAvg()
+    """Flower strategy by name, with its options."""
+    optimizer_state: Literal["fresh", "kept"] = "fresh"
+    """Whether a client starts each round with a new optimizer or goes on with its own."""
+    workers: int | None = Field(None, ge=1)
+    """Clients trained at the same time; by default as many as cores, GPUs and clients allow."""
+    cpus_per_client: float = Field(1.0, gt=0)
+    """Cores reserved for a client while it trains."""
+    gpus_per_client: Literal["auto"] | float = "auto"
+    """Share of a GPU reserved for a client; `auto` measures one training step. 0 where there is no GPU."""

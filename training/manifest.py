@@ -1,0 +1,79 @@
+"""manifest.json: everything a reader needs to judge, compare and repeat a run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from training.config import Experiment
+from training.memory import peak_gpu_mb, peak_memory_mb
+from training.preparation import fitted_hash
+from training.provenance import provenance
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one model."""
+
+    fitted: BaseModel
+    parameters: dict[str, int]
+    """`trainable` and `total`."""
+    monitor: str
+    selected: int
+    """Epoch or round whose weights are final."""
+    samples: int
+    """Samples seen in training."""
+    initial_sha256: str
+    weights_sha256: str
+    facts: dict[str, Any]
+
+
+def manifest(
+    experiment: Experiment,
+    outcomes: Mapping[str, Outcome],
+    *,
+    clients: Mapping[str, Mapping[str, Any]],
+    data: Mapping[str, str],
+    held_out: int | None,
+    budget: Mapping[str, int | None],
+    seconds: float,
+    device: torch.device,
+    **extra: Any,
+) -> dict[str, Any]:
+    """Put a manifest together.
+
+    Args:
+        experiment: As resolved.
+        outcomes: Model name -> outcome.
+        clients: Client -> samples per split and label counts.
+        data: Client -> SHA-256 of its data.
+        held_out: Samples of the held-out set, or None.
+        budget: Epochs or rounds.
+        seconds: Wall time of the run, without earlier parts of a resumed one.
+        device: Where it was trained.
+        extra: Further entries, such as the bytes exchanged.
+    """
+    first = next(iter(outcomes.values()))
+    return {
+        "task": experiment.task,
+        "clients": dict(clients),
+        "held_out": held_out,
+        "parameters": first.parameters,
+        "budget": {"samples": sum(outcome.samples for outcome in outcomes.values()), **budget},
+        "select": experiment.train.select,
+        "monitor": first.monitor,
+        "selected": {name: outcome.selected for name, outcome in outcomes.items()},
+        "initial_sha256": first.initial_sha256,
+        "weights_sha256": {name: outcome.weights_sha256 for name, outcome in outcomes.items()},
+        "fitted_sha256": {name: fitted_hash(outcome.fitted) for name, outcome in outcomes.items()},
+        "data": dict(data),
+        "seconds": seconds,
+        "peak_memory_mb": peak_memory_mb(),
+        "peak_gpu_mb": peak_gpu_mb(device),
+        "environment": provenance(device),
+        "facts": first.facts,
+        "dry_run": experiment.train.limit_batches is not None,
+        **extra,
+    }

@@ -1,0 +1,99 @@
+"""What happens before training in every setting: names checked, leaks refused, preprocessing fitted, network built."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+from torch import nn
+
+from core.errors import UserError
+from core.randomness import seeded_torch
+from datasets.leakage import check_disjoint
+from training.config import Experiment
+from training.features import encode_samples, frozen_hash
+from training.metrics import Metrics
+from training.task import ClientData, Samples, Task
+
+RESERVED = {"pooled", "held_out", "centralized", "federated", "local"}
+
+
+def check_names(names: Sequence[str], source: str) -> list[str]:
+    """Give the client names sorted.
+
+    Raises:
+        UserError: A name is missing, double, reserved, or no plain file name.
+    """
+    if not names:
+        raise UserError(f"{source}: holds no client; see `python -m datasets --help` for the layouts")
+    for name in names:
+        if name in RESERVED or not re.fullmatch(r"[\w][\w .+-]*", name):
+            raise UserError(f"{source}: client name {name!r} is reserved or not a plain file name; rename the client")
+    if len(set(names)) != len(names):
+        raise UserError(f"{source}: a client name occurs twice ({', '.join(sorted(names))}); rename one")
+    return sorted(names)
+
+
+def check_leaks(task: Task, clients: Sequence[str]) -> None:
+    """Refuse data in which a biological unit stands in two splits or at two clients."""
+    members = {
+        (client, split): levels for client in clients for split, levels in task.identities(client).items()
+    }
+    held_out = task.held_out_identities()
+    if held_out:
+        members["held_out", "test"] = held_out
+    check_disjoint(members, str(task.data))
+
+
+def build_network(task: Task, fitted: BaseModel, seed: int) -> nn.Module:
+    """Build the network: same seed, same weights, in every setting."""
+    with seeded_torch(seed, "initial weights"):
+        return task.network(fitted)
+
+
+def monitored(experiment: Experiment, task: Task, fitted: BaseModel) -> tuple[str, bool]:
+    """Give the metric that selects and stops, and whether higher is better."""
+    name = experiment.train.monitor or task.primary
+    return name, Metrics(task.metrics(fitted)).higher_is_better(name)
+
+
+def fitted_hash(fitted: BaseModel) -> str:
+    """Give the SHA-256 of fitted preprocessing."""
+    return hashlib.sha256(fitted.model_dump_json().encode()).hexdigest()
+
+
+def open_client(
+    task: Task, client: str, fitted: BaseModel, network: nn.Module, experiment: Experiment, device: torch.device
+) -> ClientData:
+    """Open a client's splits, with the frozen front of the network already applied where it can be."""
+    data = task.client_data(client, fitted)
+    digest = task.data_digest(client)
+    splits = {
+        name: encode(task, network, data.split(name), experiment, device, digest, fitted, name)
+        for name in ("train", "val", "test")
+    }
+    return ClientData(**splits)
+
+
+def encode(
+    task: Task,
+    network: nn.Module,
+    samples: Samples,
+    experiment: Experiment,
+    device: torch.device,
+    digest: str,
+    fitted: BaseModel,
+    split: str,
+) -> Samples:
+    """Encode one split, kept beside the data by weights and content."""
+    key = (experiment.task, frozen_hash(network), digest, fitted_hash(fitted), split)
+    return encode_samples(
+        task, network, samples, experiment.train, device, key=key, folder=cache_folder(task.data) / "features"
+    )
+
+
+def cache_folder(data: Path) -> Path:
+    """Give the folder for what can be computed again: beside the data."""
+    return (data if data.is_dir() else data.parent) / ".cache"

@@ -1,0 +1,167 @@
+"""The run folder, the same for the three settings, so that a report needs no cases.
+
+    config.yaml  manifest.json  status.json  history.json  metrics.csv  eval_summary.json  fitted.json
+    predictions/  checkpoints/  model_final.pt (local: one per client)  log.txt  tensorboard/
+"""
+
+import csv
+import datetime
+import io
+import traceback
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from core.errors import UserError
+from core.files import make_folder, read_json, write_json, write_text
+from training import checkpoints
+from training.config import Experiment, load, to_yaml
+from training.parameters import weights_hash
+from training.tensorboard import Scalars
+
+Setting = Literal["centralized", "local", "federated"]
+Status = Literal["running", "completed", "degraded", "failed"]
+EXIT_CODES: dict[str, int] = {"completed": 0, "degraded": 3}
+"""A failed run ends with 1, with 2 where input was refused, with 130 after Ctrl-C."""
+
+
+class Run:
+    """One task, one setting, one seed, one folder."""
+
+    def __init__(self, folder: Path, experiment: Experiment, setting: Setting) -> None:
+        """Wrap a folder that exists; see `create` and `resume`."""
+        self.folder, self.experiment, self.setting = folder, experiment, setting
+        self.failures: list[dict[str, Any]] = []
+        self.history: list[dict[str, Any]] = []
+        self.scalars = Scalars(folder / "tensorboard") if experiment.train.tensorboard else None
+
+    @classmethod
+    def create(cls, folder: Path, experiment: Experiment, setting: Setting) -> "Run":
+        """Start a run in a new folder.
+
+        Raises:
+            UserError: The folder exists or cannot be written.
+        """
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder}: this run folder exists; choose another --name, or go on with --resume {folder}")
+        make_folder(folder)
+        run = cls(folder, experiment, setting)
+        write_text(folder / "config.yaml", f"# setting: {setting}\n{to_yaml(experiment)}")
+        run.set_status("running")
+        return run
+
+    @classmethod
+    def resume(cls, folder: Path, settings: Collection[Setting]) -> "Run":
+        """Reopen a run that was cut off, with the config it was started with.
+
+        Raises:
+            UserError: It is no run folder, of another setting, or already complete.
+        """
+        status = read_json(folder / "status.json")
+        if status["setting"] not in settings:
+            raise UserError(f"{folder}: a {status['setting']} run; resume it with the command that started it")
+        if status["status"] in ("completed", "degraded"):
+            raise UserError(f"{folder}: this run is {status['status']}; there is nothing to resume")
+        run = cls.attach(folder)
+        run.set_status("running")
+        return run
+
+    @classmethod
+    def attach(cls, folder: Path) -> "Run":
+        """Open a run folder that another process made."""
+        run = cls(folder, load(folder / "config.yaml"), read_json(folder / "status.json")["setting"])
+        if (folder / "history.json").exists():
+            run.history = read_json(folder / "history.json")["steps"]
+        return run
+
+    def set_status(self, status: Status, error: str | None = None, exit_code: int | None = None) -> None:
+        """Write status.json."""
+        content = {
+            "status": status,
+            "setting": self.setting,
+            "seed": self.experiment.seed,
+            "error": error,
+            "exit_code": EXIT_CODES.get(status) if exit_code is None else exit_code,
+            "failures": self.failures,
+        }
+        write_json(self.folder / "status.json", content)
+
+    def finish(self) -> Status:
+        """Close the run: completed, or degraded where a client failed on the way."""
+        status: Status = "degraded" if self.failures else "completed"
+        self.set_status(status)
+        return status
+
+    def fail(self, error: BaseException) -> int:
+        """Record why the run ended: one line in status.json, the traceback in log.txt; give the exit code."""
+        self.log("".join(traceback.format_exception(error)), echo=False)
+        code = 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+        self.set_status("failed", " ".join(str(error).split()) or type(error).__name__, code)
+        return code
+
+    def client_failed(self, client: str, step: int, phase: str, message: str, details: str = "") -> None:
+        """Record the failure of one client."""
+        self.failures.append({"client": client, "step": step, "phase": phase, "message": message})
+        self.log(f"{client} failed in {phase} of step {step}: {message}\n{details}".rstrip())
+        self.set_status("running")
+
+    def log(self, text: str, *, echo: bool = True) -> None:
+        """Append to log.txt, and show it unless told otherwise."""
+        stamp = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as stream:
+            stream.write(f"{stamp} {text}\n")
+        if echo:
+            print(text, flush=True)
+
+    def add_step(self, step: Mapping[str, Any], unit: Literal["epoch", "round"]) -> None:
+        """Add an epoch or a round to history.json; members of a local run add to the same step."""
+        known = {entry["step"]: entry for entry in self.history}
+        entry = known.setdefault(step["step"], {"step": step["step"]})
+        for key, value in step.items():
+            entry[key] = {**entry.get(key, {}), **value} if isinstance(value, dict) else value
+        self.history = [known[number] for number in sorted(known)]
+        write_json(self.folder / "history.json", {"unit": unit, "steps": self.history})
+        if self.scalars:
+            self.scalars.write(step)
+
+    def write_manifest(self, facts: Mapping[str, Any]) -> None:
+        """Write manifest.json."""
+        write_json(self.folder / "manifest.json", {"setting": self.setting, "seed": self.experiment.seed, **facts})
+
+    def save_model(self, state: Mapping[str, Tensor], fingerprint: str, member: str | None = None) -> str:
+        """Write the final weights (`model_final.pt`, or `model_final.<client>.pt`) and give their SHA-256."""
+        name = f"model_final.{member}.pt" if member else "model_final.pt"
+        digest = weights_hash(state)
+        tensors = {key: value.detach().cpu().clone() for key, value in state.items()}
+        checkpoints.save(self.folder / name, {"fingerprint": fingerprint, "sha256": digest, "state": tensors})
+        return digest
+
+    def write_evaluation(self, rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
+        """Write eval_summary.json and metrics.csv."""
+        rows = [dict(row) for row in rows]
+        write_json(self.folder / "eval_summary.json", {"setting": self.setting, **facts, "rows": rows})
+        write_text(self.folder / "metrics.csv", self._long_form(rows))
+
+    def _long_form(self, rows: list[dict[str, Any]]) -> str:
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["setting", "model", "client", "split", "step", "metric", "value", "support"])
+        for step in self.history:
+            for split in ("train", "val"):
+                for client, entry in step.get(split, {}).items():
+                    for metric, value in entry["metrics"].items():
+                        model = client if self.setting == "local" else self.setting
+                        writer.writerow([self.setting, model, client, split, step["step"], metric, value, entry["support"]])
+        for row in rows:
+            for metric, value in row["metrics"].items():
+                writer.writerow(
+                    [self.setting, row["model"], row["data"], row["split"], "", metric, value, row["support"]]
+                )
+        return table.getvalue()
+
+
+def default_name(setting: Setting, seed: int) -> str:
+    """Name a run by setting, seed and time."""
+    return f"{setting}-seed{seed}-{datetime.datetime.now():%Y%m%d-%H%M%S}"

@@ -1,0 +1,175 @@
+"""The contract of a task: what the three settings need to know of a learning problem, and nothing else.
+
+A task is one file in `tasks/` with a `Task` subclass and `TASK = ThatClass`, beside one YAML in `configs/`. The
+settings differ only in who calls the training loop and on which data.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from core.errors import UserError
+from training.options import DataPath, Options
+from training.statistics import Statistics
+
+Batch = dict[str, Tensor]
+"""Tensors by name; the first axis of each is the sample."""
+
+
+class Samples(Protocol):
+    """A map-style dataset. `__getitems__(indices)`, where present, gives a whole `Batch` at once.
+
+    A dataset that augments has `reseed(seed)`, called before each epoch with a number that is a pure function of
+    (experiment seed, client, epoch).
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """The three splits of one client, each opened lazily."""
+
+    train: Samples
+    val: Samples
+    test: Samples
+
+    def split(self, name: str) -> Samples:
+        """Give the split called train, val or test."""
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of a batch: mean over its samples, with named parts for the record."""
+
+    total: Tensor
+    count: int
+    parts: Mapping[str, Tensor]
+
+
+class Task(Options):
+    """A learning problem. Its fields are the options of the YAML; its methods are all that a setting calls."""
+
+    Fitted: ClassVar[type[BaseModel]]
+    """What is fitted on training data: label map, scalers, feature list. Frozen and JSON-able."""
+    primary: ClassVar[str]
+    """The headline metric, one that `metrics` computes."""
+
+    data: DataPath
+    """Folder or file that holds the data."""
+
+    # Data
+
+    def clients(self) -> list[str]:
+        """Give the names of the data holders, sorted. Cheap."""
+        raise NotImplementedError
+
+    def statistics(self, client: str) -> Statistics:
+        """Count and sum over the train split of a client, without rows leaving it."""
+        raise NotImplementedError
+
+    def fit(self, own: Statistics, everyone: Statistics) -> BaseModel:
+        """Fit the preprocessing.
+
+        Args:
+            own: Merged statistics of the clients whose model this is: one client where it trains alone, else all.
+            everyone: Merged statistics of all clients. What all models must agree on to be comparable (label map,
+                feature list) comes from here; what is measured (scalers) comes from `own`.
+        """
+        raise NotImplementedError
+
+    def client_data(self, client: str, fitted: BaseModel) -> ClientData:
+        """Open the splits of a client."""
+        raise NotImplementedError
+
+    def held_out(self, fitted: BaseModel) -> Samples | None:
+        """Open the set that belongs to no client, where there is one."""
+        return None
+
+    def identities(self, client: str) -> dict[str, dict[str, list[str]]]:
+        """Give split -> level (cell, donor, ...) -> ids that must not occur in another split or client."""
+        return {}
+
+    def held_out_identities(self) -> dict[str, list[str]]:
+        """Give level -> ids of the held-out set."""
+        return {}
+
+    def data_digest(self, client: str) -> str:
+        """Give a SHA-256 of a client's data (or of `held_out`), for the manifest and for caches."""
+        raise NotImplementedError
+
+    def describe(self, client: str) -> dict[str, Any]:
+        """Give the samples of each split and, where there are labels, `labels`: label -> count over all splits."""
+        raise NotImplementedError
+
+    # Network
+
+    def network(self, fitted: BaseModel) -> nn.Module:
+        """Build the network; called under a seed. What does not train has `requires_grad` off."""
+        raise NotImplementedError
+
+    def personal(self) -> tuple[str, ...]:
+        """Give patterns (`head.*`) of parameters that train but stay at their client."""
+        return ()
+
+    def encode(self, network: nn.Module, batch: Batch) -> Batch | None:
+        """Run the frozen front of the network: a batch that `forward` takes in its place, or None."""
+        return None
+
+    def forward(self, network: nn.Module, batch: Batch) -> Batch:
+        """Run the network on a batch, encoded or not."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Batch, batch: Batch) -> Loss:
+        """Compute the training loss."""
+        raise NotImplementedError
+
+    # Measures
+
+    def metrics(self, fitted: BaseModel) -> MetricCollection:
+        """Give fresh metrics whose states add up (`dist_reduce_fx="sum"`), so that merging them is exact."""
+        raise NotImplementedError
+
+    def observe(self, metrics: MetricCollection, outputs: Batch, batch: Batch) -> None:
+        """Update the metrics with a batch; all tensors are on the CPU."""
+        raise NotImplementedError
+
+    def predictions(self, outputs: Batch, batch: Batch) -> Batch:
+        """Give what is stored per sample, so that every reported number can be recomputed."""
+        raise NotImplementedError
+
+    def classes(self, fitted: BaseModel) -> list[str]:
+        """Give the names along the axes of non-scalar metrics; empty where there are none."""
+        return []
+
+    def facts(self, network: nn.Module) -> dict[str, Any]:
+        """Give further facts for the manifest, such as matched genes."""
+        return {}
+
+
+def load_task_class(name: str) -> type[Task]:
+    """Find the task class behind a name: `tasks/NAME.py`, or a dotted module anywhere on the path.
+
+    Raises:
+        UserError: There is no such module, or it holds no `TASK`.
+    """
+    module_name = name if "." in name else f"tasks.{name}"
+    try:
+        known = importlib.util.find_spec(module_name) is not None
+    except ModuleNotFoundError:
+        known = False
+    if not known:
+        raise UserError(f"task = {name!r}: no such task; choose one of the files in tasks/ or a dotted module path")
+    task = getattr(importlib.import_module(module_name), "TASK", None)
+    if task is None:
+        raise UserError(f"task = {name!r}: the module {module_name} defines no TASK; add `TASK = YourTask` to it")
+    return task  # type: ignore[no-any-return]

@@ -1,0 +1,33 @@
+"""TensorBoard scalars, written only when asked for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+
+
+class Scalars:
+    """Writes the metrics of each step as `split/metric/name`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a writer.
+
+        Raises:
+            UserError: The extra `track` is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError(
+                "train.tensorboard = true: tensorboard is not installed; install the extra `track` or set it to false"
+            ) from None
+        self.writer = SummaryWriter(str(folder))
+
+    def write(self, step: Mapping[str, Any]) -> None:
+        """Write one entry of the history."""
+        for split in ("train", "val"):
+            for name, entry in step.get(split, {}).items():
+                for metric, value in entry["metrics"].items():
+                    self.writer.add_scalar(f"{split}/{metric}/{name}", value, step["step"])
+        self.writer.flush()

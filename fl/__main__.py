@@ -1,25 +1,17 @@
 """Command line: python -m fl CONFIG [section.key=value ...]."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from core.commands import one_line_errors
-from fl.engines import in_process, on_flower
+from fl.engines import Engine, engine_function
 from reports.report import write_report
 from training.runs import EXIT_CODES
 from training.session import conduct, open_run
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-class Engine(StrEnum):
-    """How the federation is simulated."""
-
-    flower = "flower"
-    inprocess = "inprocess"
 
 
 @app.command()
@@ -49,7 +41,7 @@ def main(
             dry_run=dry_run,
             resumable=("federated",),
         )
-        status = conduct(run, on_flower if engine is Engine.flower else in_process)
+        status = conduct(run, engine_function(engine))
         print(f"report: {write_report([run.folder], run.folder)}")
     raise typer.Exit(EXIT_CODES[status])
 

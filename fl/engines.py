@@ -1,6 +1,8 @@
 """The two engines: the same ServerApp logic and ClientApp, in one process or in an isolated `flwr run` on Ray."""
 
 import tempfile
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 
 from core.errors import UserError
@@ -13,6 +15,18 @@ from fl.server import serve
 from training.preparation import check_leaks, check_names
 from training.provenance import ROOT
 from training.runs import Run, Status
+
+
+class Engine(StrEnum):
+    """How a federation is simulated."""
+
+    flower = "flower"
+    inprocess = "inprocess"
+
+
+def engine_function(engine: Engine) -> Callable[[Run], Status]:
+    """Give the function that conducts a run on an engine."""
+    return on_flower if engine is Engine.flower else in_process
 
 
 class FlowerRunError(RuntimeError):

@@ -35,7 +35,7 @@ def _new_run(config: dict[str, str]) -> Run:
     overrides = [*config["overrides"].split(), *([f"options.data={config['data']}"] if config["data"] else [])]
     experiment = load(path if path.exists() else ROOT / path, overrides)
     results = Path(config["results"] or "results")
-    folder = results / task_stem(experiment) / default_name("federated", experiment.seed)
+    folder = results / task_stem(experiment) / default_name("federated", f"seed{experiment.seed}")
     run = Run.create(folder.resolve(), experiment, "federated")
     run.log(f"run folder: {run.folder}")
     return run

@@ -160,5 +160,5 @@ class Trainer:
 
     def _build_plateau(self, options: Plateau) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
         return torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimizer, factor=options.factor, patience=options.patience, min_lr=options.min_lr
+            self.optimizer, factor=options.factor, patience=options.patience, min_lr=options.min_lr, threshold=0.0
         )

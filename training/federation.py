@@ -6,7 +6,7 @@ the strategies themselves.
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from training.options import Options, named
 
@@ -123,7 +123,7 @@ Strategy = Annotated[
         | QFedAvg,
         Field(discriminator="name"),
     ],
-    BeforeValidator(named),
+    named("fedavg"),
 ]
 
 

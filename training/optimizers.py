@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from training.options import Options, named
 
@@ -42,7 +42,7 @@ class SGD(Options):
 
 Optimizer = Annotated[
     Annotated[AdamW | Adam | SGD, Field(discriminator="name")],
-    BeforeValidator(named),
+    named("adamw"),
 ]
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo
 
 
 class Options(BaseModel):
@@ -12,9 +12,15 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def named(value: Any) -> Any:
-    """Let `optimizer: sgd` stand for `optimizer: {name: sgd}`."""
-    return {"name": value} if isinstance(value, str) else value
+def named(default: str) -> BeforeValidator:
+    """Let `optimizer: sgd` stand for `optimizer: {name: sgd}`, and options without a name belong to the default."""
+
+    def complete(value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        return {"name": default, **value} if isinstance(value, dict) else value
+
+    return BeforeValidator(complete)
 
 
 def _from_root(path: Path, info: ValidationInfo) -> Path:

@@ -162,6 +162,6 @@ class Run:
         return table.getvalue()
 
 
-def default_name(setting: Setting, seed: int) -> str:
-    """Name a run by setting, seed and time."""
-    return f"{setting}-seed{seed}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+def default_name(*parts: str) -> str:
+    """Name a folder by what it holds and the time."""
+    return "-".join([*parts, f"{datetime.datetime.now():%Y%m%d-%H%M%S}"])

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from training.options import Options, named
 
@@ -75,7 +75,7 @@ class Plateau(Options):
 
 Schedule = Annotated[
     Annotated[Constant | Cosine | Step | Plateau, Field(discriminator="name")],
-    BeforeValidator(named),
+    named("constant"),
 ]
 
 

@@ -27,7 +27,7 @@ def open_run(
     if not config:
         raise UserError("CONFIG is missing; name a file of configs/, or use --resume RUN")
     experiment = load(config, [*overrides, *DRY_RUN] if dry_run else overrides)
-    name = name or ("dry-run-" if dry_run else "") + default_name(setting, experiment.seed)
+    name = name or default_name(*(["dry-run"] if dry_run else []), setting, f"seed{experiment.seed}")
     return Run.create(results / task_stem(experiment) / name, experiment, setting)
 
 

@@ -1,0 +1,101 @@
+"""One experiment, three settings, several seeds, one report: python compare.py CONFIG [section.key=value ...]."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from centralized.runner import execute
+from core.commands import one_line_errors
+from core.errors import UserError
+from core.files import make_folder, read_json
+from fl.engines import Engine, engine_function
+from reports.report import write_report
+from training.config import Experiment, load
+from training.runs import EXIT_CODES, Run, Setting, default_name
+from training.session import DRY_RUN, conduct, task_stem
+
+SETTINGS: tuple[Setting, ...] = ("centralized", "local", "federated")
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    config: Annotated[Path, typer.Argument(help="Experiment, e.g. configs/nicheformer.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. train.lr=0.01")] = None,
+    seeds: Annotated[
+        list[int] | None, typer.Option(help="Seeds, e.g. --seeds 0 1 2; by default the config's own")
+    ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="flower: an isolated `flwr run` on Ray; inprocess: the same apps in this process")
+    ] = Engine.flower,
+    name: Annotated[str, typer.Option(help="Name of the comparison folder; by default the time")] = "",
+    resume: Annotated[Path | None, typer.Option(help="Go on with this comparison folder")] = None,
+    results: Annotated[Path, typer.Option(help="Where comparison folders go")] = Path("results"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Two batches of everything")] = False,
+) -> None:
+    """Train one task pooled, alone and federated, with equal budgets from equal weights, and compare client by client.
+
+    Exit codes: 0 completed, 1 failed, 2 input refused, 3 completed although a client failed.
+    """
+    with one_line_errors():
+        experiment = load(config, [*(overrides or []), *(DRY_RUN if dry_run else ())])
+        folder = resume or _new_folder(results / task_stem(experiment), name)
+        runs, worst = [], 0
+        try:
+            for seed in seeds or [experiment.seed]:
+                for setting in SETTINGS:
+                    run = _open(folder / f"{setting}-seed{seed}", experiment, seed, setting)
+                    runs.append(run.folder)
+                    if not _finished(run):
+                        status = conduct(run, engine_function(engine) if setting == "federated" else execute)
+                        worst = max(worst, EXIT_CODES[status])
+        finally:
+            if runs:
+                print(f"report: {write_report(runs, folder)}")
+    raise typer.Exit(worst)
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    folder = parent / (name or default_name("compare"))
+    if folder.exists():
+        raise UserError(f"{folder}: this folder exists; choose another --name, or go on with --resume {folder}")
+    return make_folder(folder)
+
+
+def _open(folder: Path, experiment: Experiment, seed: int, setting: Setting) -> Run:
+    """Start a run, or reopen it where an interrupted comparison left it.
+
+    Raises:
+        UserError: What is there was made from another experiment.
+    """
+    wanted = experiment.model_copy(update={"seed": seed})
+    if not (folder / "status.json").exists():
+        return Run.create(folder, wanted, setting)
+    run = Run.attach(folder)
+    if run.experiment != wanted:
+        raise UserError(f"{folder}: made from another config; resume with the config and overrides it was started with")
+    return run
+
+
+def _finished(run: Run) -> bool:
+    return read_json(run.folder / "status.json")["status"] in EXIT_CODES
+
+
+def _spread_seeds(arguments: list[str]) -> list[str]:
+    """Turn `--seeds 0 1 2` into the repeated option that the parser knows."""
+    spread: list[str] = []
+    inside = False
+    for argument in arguments:
+        inside = argument == "--seeds" or (inside and argument.isdecimal())
+        if inside and argument != "--seeds":
+            spread += ["--seeds", argument]
+        elif not inside:
+            spread.append(argument)
+    return spread
+
+
+if __name__ == "__main__":
+    app(_spread_seeds(sys.argv[1:]))

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from reports.report import write_report
 
 from centralized.runner import execute
 from core.commands import one_line_errors
 from core.errors import UserError
 from core.files import make_folder, read_json
 from fl.engines import Engine, engine_function
-from reports.report import write_report
 from training.config import Experiment, load
 from training.runs import EXIT_CODES, Run, Setting, default_name
 from training.session import DRY_RUN, conduct, task_stem

@@ -134,7 +134,7 @@ class Member:
         return self.run.folder / "checkpoints" / self.name
 
     def _checkpoint(self, which: str) -> None:
-        content = {"fingerprint": self.fingerprint, "state": trainable_state(self.network)}
+        content: dict[str, Any] = {"fingerprint": self.fingerprint, "state": trainable_state(self.network)}
         if which == "last":
             content |= {
                 "epoch": self.cursor.epoch,

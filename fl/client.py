@@ -14,9 +14,9 @@ from fl.exchange import Arrays, Part, payload, to_arrays, to_tensors
 from training import checkpoints
 from training.engine import Penalty, Trainer
 from training.evaluation import evaluate
+from training.parameters import load_state, trainable_state, travelling_names
 from training.predictions import save_predictions
 from training.preparation import build_network
-from training.parameters import load_state, trainable_state, travelling_names
 from training.task import Task
 
 

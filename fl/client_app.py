@@ -17,7 +17,6 @@ from fl.exchange import Arrays, Part, pack, unpack
 from training.device import threads
 from training.features import frozen_hash
 from training.provenance import code_digest
-from training.task import Task
 
 app = ClientApp()
 Answer = Callable[[str], Part]
@@ -105,5 +104,3 @@ def _reply(message: Message, names: list[str], answer: Answer) -> Message:
             details = traceback.format_exc()
             parts[name] = Part({"error": {**client.refusal(error), "details": details, "process": os.getpid()}})
     return Message(content=pack(parts), reply_to=message)
-
-

@@ -30,9 +30,7 @@ class ClientSession:
     def client(self, name: str) -> ClientData:
         """Give the splits of a client."""
         if name not in self.data:
-            self.data[name] = open_client(
-                self.task, name, self.fitted, self.network, self.experiment, self.device
-            )
+            self.data[name] = open_client(self.task, name, self.fitted, self.network, self.experiment, self.device)
         return self.data[name]
 
 

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
+from fl.launcher import LaunchError, launch
+
 from core.errors import UserError
 from core.files import read_json
 from fl.client_app import app as client_app
 from fl.inprocess import InProcessGrid
-from fl.launcher import LaunchError, launch
 from fl.resources import choose_resources
 from fl.server import serve
 from training.preparation import check_leaks, check_names

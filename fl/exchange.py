@@ -58,9 +58,7 @@ def from_record(record: ArrayRecord) -> Arrays:
 
 def to_arrays(state: Mapping[str, Tensor], names: Sequence[str]) -> Arrays:
     """Copy the named tensors to numpy; float types that numpy lacks (bfloat16) widen to float32."""
-    return {
-        name: state[name].detach().cpu().to(_numpy_type(state[name].dtype)).numpy().copy() for name in names
-    }
+    return {name: state[name].detach().cpu().to(_numpy_type(state[name].dtype)).numpy().copy() for name in names}
 
 
 def to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:

@@ -24,9 +24,7 @@ from training.task import Samples, Task
 class GlobalModel:
     """The server's network. Only what travels changes; a checkpoint per round makes a cut run go on."""
 
-    def __init__(
-        self, run: Run, task: Task, fitted: BaseModel, device: torch.device, clients_per_round: int
-    ) -> None:
+    def __init__(self, run: Run, task: Task, fitted: BaseModel, device: torch.device, clients_per_round: int) -> None:
         """Build the network with the weights that every setting starts from."""
         experiment = run.experiment
         self.run, self.task, self.fitted, self.device = run, task, fitted, device
@@ -65,9 +63,7 @@ class GlobalModel:
         samples = self._open_held_out()
         if samples is None:
             return None
-        evaluation = evaluate(
-            self.task, self.network, samples, self.fitted, self.run.experiment.train, self.device
-        )
+        evaluation = evaluate(self.task, self.network, samples, self.fitted, self.run.experiment.train, self.device)
         if store:
             save_predictions(self.run.folder, "federated", "held_out", evaluation.predictions)
         return evaluation.metrics

@@ -6,7 +6,7 @@ For tests, notebooks and debugging: a federation starts in a second instead of f
 import itertools
 from collections.abc import Iterable
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run as FlowerRun
@@ -64,5 +64,5 @@ class InProcessGrid(Grid):
 
 
 def _context(node: int, nodes: int) -> Context:
-    config = {"partition-id": node, "num-partitions": nodes}
+    config: UserConfig = {"partition-id": node, "num-partitions": nodes}
     return Context(run_id=1, node_id=node + 2, node_config=config, state=RecordDict(), run_config={})

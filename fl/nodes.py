@@ -76,7 +76,9 @@ class Nodes:
         parts = {}
         for node, content in self._send("query.hello", {node: dict(request) for node in self.identifiers}, {}).items():
             parts[node] = unpack(content)["node"]
-            raise_refusals([_failure("a node", "hello", parts[node].info["error"])] if "error" in parts[node].info else [])
+            raise_refusals(
+                [_failure("a node", "hello", parts[node].info["error"])] if "error" in parts[node].info else []
+            )
         self.identifiers = sorted(parts, key=lambda node: (parts[node].info["partition"], node))
         if all(part.info["shared"] for part in parts.values()):
             return list(parts[self.identifiers[0]].info["clients"])
@@ -142,7 +144,7 @@ class Nodes:
             node = message.metadata.src_node_id
             if message.has_error():
                 names = requests[node].get("clients", ["node"])
-                error = {"kind": "failed", "message": " ".join(message.error.reason.split()), "details": ""}
+                error = {"kind": "failed", "message": " ".join(str(message.error.reason).split()), "details": ""}
                 replies[node] = pack({name: Part({"error": error}) for name in names})
             else:
                 replies[node] = message.content

@@ -5,8 +5,8 @@ import os
 from collections.abc import Sequence
 
 import torch
-
 from fl.launcher import Resources
+
 from training.config import Experiment
 from training.device import choose_device
 from training.engine import Trainer
@@ -33,9 +33,10 @@ def choose_resources(run: Run, task: Task, clients: Sequence[str]) -> Resources:
     if gpus:
         fitting = min(fitting, int(torch.cuda.device_count() // gpus) or 1)
     workers = min(options.workers or fitting, fitting, sampled)
+    source = "measured" if options.gpus_per_client == "auto" else "as configured"
     run.log(
         f"{workers} of {sampled} clients at a time, each with {options.cpus_per_client:g} cores and "
-        f"{gpus:g} GPU ({'measured' if options.gpus_per_client == 'auto' and gpus else 'set' if gpus else 'no GPU used'})"
+        f"{gpus:g} GPU ({source if gpus else 'training runs on the CPU'})"
     )
     return Resources(nodes=workers, cpus=options.cpus_per_client, gpus=gpus)
 
@@ -62,9 +63,7 @@ def peak_step_bytes(experiment: Experiment, task: Task, clients: Sequence[str], 
     samples = open_client(task, client, fitted, network, experiment, device).train
     batch = fetch(samples, range(min(len(samples), experiment.train.batch_size)))
     torch.cuda.reset_peak_memory_stats(device)
-    trainer = Trainer(
-        task, network, experiment.train, seed=experiment.seed, client=client, epochs=1, device=device
-    )
+    trainer = Trainer(task, network, experiment.train, seed=experiment.seed, client=client, epochs=1, device=device)
     trainer.run_epoch(InMemory(batch), 0)
     peak = torch.cuda.max_memory_allocated(device)
     del trainer, network

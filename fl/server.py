@@ -54,7 +54,11 @@ class Server:
         self.device = choose_device(self.experiment.train.device)
         self.start = time.perf_counter()
         self.nodes = Nodes(grid, nodes)
-        self.request = {"experiment": to_yaml(self.experiment), "code": code_digest(), "folder": str(run.folder)}
+        self.request: dict[str, Any] = {
+            "experiment": to_yaml(self.experiment),
+            "code": code_digest(),
+            "folder": str(run.folder),
+        }
         self.clients = check_names(self.nodes.greet(self.request), str(self.task.data))
         self.descriptions = self._agree()
         fitted = self.task.fit(self.everyone, self.everyone)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from reports.report import write_report
 
 from fl.server import serve
-from reports.report import write_report
 from training.config import load
 from training.provenance import ROOT
 from training.runs import Run, default_name

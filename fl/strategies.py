@@ -72,6 +72,7 @@ class Aggregator:
         """
         ordered = [updates[name] for name in sorted(updates)]
         record, _ = self.strategy.aggregate_train(server_round, [_reply(update) for update in ordered])
+        assert record is not None, "there is at least one good update"
         averaged = from_record(record)
         counted = {
             name: np.maximum.reduce([update.arrays[name] for update in ordered])

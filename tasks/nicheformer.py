@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
@@ -36,7 +36,7 @@ RESERVED_IDS = 30
 """Token ids below the first gene."""
 
 
-class Fitted(BaseModel):
+class LabelMap(BaseModel):
     """Label map, and mean and standard deviation of the coordinates where they are used."""
 
     model_config = ConfigDict(frozen=True)
@@ -66,7 +66,7 @@ class RandomBackbone(Options):
 class NicheFormerTask(Task):
     """Cell types from gene-rank tokens."""
 
-    Fitted: ClassVar[type[BaseModel]] = Fitted
+    Fitted: ClassVar[type[BaseModel]] = LabelMap
     primary: ClassVar[str] = "f1_macro"
 
     label: str = "cell_type"
@@ -133,7 +133,9 @@ class NicheFormerTask(Task):
     @model_validator(mode="after")
     def _one_backbone(self) -> "NicheFormerTask":
         if (self.checkpoint is None) == (self.random_backbone is None):
-            raise ValueError("set exactly one of options.checkpoint (a file) and options.random_backbone ({} for defaults)")
+            raise ValueError(
+                "set exactly one of options.checkpoint (a file) and options.random_backbone ({} for defaults)"
+            )
         return self
 
     # Data
@@ -154,15 +156,15 @@ class NicheFormerTask(Task):
         arrays = self._coordinate_sums(cells) if self.include_spatial else {}
         return Statistics(counts={"labels": dict(zip(names.tolist(), counts.tolist(), strict=True))}, arrays=arrays)
 
-    def fit(self, own: Statistics, everyone: Statistics) -> Fitted:
+    def fit(self, own: Statistics, everyone: Statistics) -> LabelMap:
         """Take the label map from everyone, the scaling of coordinates from the own cells."""
         classes = sorted(everyone.counts["labels"])
         if not self.include_spatial:
-            return Fitted(classes=classes)
+            return LabelMap(classes=classes)
         count, total, squares = (own.arrays[name].array() for name in ("count", "sum", "squares"))
         mean = total / count
         deviation = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
-        return Fitted(classes=classes, coordinate_mean=mean.tolist(), coordinate_deviation=deviation.tolist())
+        return LabelMap(classes=classes, coordinate_mean=mean.tolist(), coordinate_deviation=deviation.tolist())
 
     def client_data(self, client: str, fitted: BaseModel) -> ClientData:
         """Tokenize the splits of a client, or read their tokens from the cache."""
@@ -184,7 +186,9 @@ class NicheFormerTask(Task):
         """Hash counts, genes, cells, labels and what tokens are made with."""
         study = self._study
         parts = [study.held_out] if client == "held_out" else [study.cells(client, split) for split in SPLITS]
-        content = [[cells.digest, sha256_json(cells.column(self.label).tolist())] for cells in parts if cells is not None]
+        content = [
+            [cells.digest, sha256_json(cells.column(self.label).tolist())] for cells in parts if cells is not None
+        ]
         return sha256_json([self._source.digest, self.include_spatial, content])
 
     def describe(self, client: str) -> dict[str, Any]:
@@ -203,7 +207,7 @@ class NicheFormerTask(Task):
 
     def network(self, fitted: BaseModel) -> nn.Module:
         """Put a fresh head on the backbone, and freeze what `fine_tune_mode` says."""
-        assert isinstance(fitted, Fitted)
+        assert isinstance(fitted, LabelMap)
         backbone = load_backbone(self.checkpoint) if self.checkpoint else NicheFormer(self._hyper_parameters)
         network = NicheFormerClassifier(
             backbone,
@@ -239,7 +243,7 @@ class NicheFormerTask(Task):
     def metrics(self, fitted: BaseModel) -> MetricCollection:
         """Accuracy, macro-F1 over classes that occur in truth or prediction, balanced accuracy, confusion matrix."""
         count = len(self.classes(fitted))
-        metrics = {
+        metrics: dict[str, Metric | MetricCollection] = {
             "accuracy": MulticlassAccuracy(count, average="micro"),
             "f1_macro": MulticlassF1Score(count, average="macro"),
             "balanced_accuracy": MulticlassAccuracy(count, average="macro"),
@@ -259,7 +263,7 @@ class NicheFormerTask(Task):
 
     def classes(self, fitted: BaseModel) -> list[str]:
         """Give the class names in the order of the label map."""
-        assert isinstance(fitted, Fitted)
+        assert isinstance(fitted, LabelMap)
         return fitted.classes
 
     def facts(self, network: nn.Module) -> dict[str, Any]:
@@ -298,7 +302,9 @@ class NicheFormerTask(Task):
         if self._stored:
             return HyperParameters.from_checkpoint(self._stored.hyper_parameters)
         assert self.random_backbone is not None
-        return HyperParameters(n_tokens=len(self._source.vocabulary) + RESERVED_IDS, **self.random_backbone.model_dump())
+        return HyperParameters(
+            n_tokens=len(self._source.vocabulary) + RESERVED_IDS, **self.random_backbone.model_dump()
+        )
 
     @functools.cached_property
     def _source(self) -> TokenSource:
@@ -326,7 +332,7 @@ class NicheFormerTask(Task):
         return HyperParameters.from_checkpoint(self._stored.hyper_parameters).context_length
 
     def _samples(self, cells: Cells, fitted: BaseModel) -> CellSamples:
-        assert isinstance(fitted, Fitted)
+        assert isinstance(fitted, LabelMap)
         self._check_vocabulary()
         scaled = None
         if self.include_spatial:

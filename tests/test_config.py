@@ -62,7 +62,12 @@ def test_mistakes_are_refused_in_one_line(tmp_path: Path, overrides: list[str], 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [("a: [", "not valid YAML"), ("just text", "no `key: value` lines"), ("base: b.yaml", "cannot read"), ("", "holds")],
+    [
+        ("a: [", "not valid YAML"),
+        ("just text", "no `key: value` lines"),
+        ("base: b.yaml", "cannot read"),
+        ("", "holds"),
+    ],
 )
 def test_broken_files_are_refused(tmp_path: Path, content: str, expected: str) -> None:
     path = tmp_path / "a.yaml"

@@ -69,7 +69,9 @@ def test_proximal_pull_keeps_clients_near_the_global_weights(go: Go) -> None:
 
 
 def test_clients_are_sampled_by_a_seeded_rule(go: Go) -> None:
-    runs = [go("federated", "federation.clients_per_round=2", "federation.rounds=6", f"seed={seed}") for seed in (1, 1, 2)]
+    runs = [
+        go("federated", "federation.clients_per_round=2", "federation.rounds=6", f"seed={seed}") for seed in (1, 1, 2)
+    ]
     drawn = [[step["participants"] for step in run.json("history")["steps"]] for run in runs]
     assert all(len(set(names)) == 2 for names in drawn[0])
     assert {name for names in drawn[0] for name in names} == {"ada", "bob", "cyd"}
@@ -102,7 +104,11 @@ class Killed(BaseException):
 def test_a_killed_federation_ends_as_if_it_had_not_been(
     go: Go, start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, strategy: str, optimizer_state: str
 ) -> None:
-    overrides = ["federation.rounds=4", f"federation.strategy={strategy}", f"federation.optimizer_state={optimizer_state}"]
+    overrides = [
+        "federation.rounds=4",
+        f"federation.strategy={strategy}",
+        f"federation.optimizer_state={optimizer_state}",
+    ]
     straight = go("federated", *overrides)
     run = start("federated", *overrides)
     original = Server._validate

@@ -150,7 +150,12 @@ def test_step_and_warmup_by_hand() -> None:
 
 def test_selection_keeps_the_first_best_and_counts_stale_steps() -> None:
     selection = Selection(higher_is_better=True, patience=2)
-    assert [selection.update(step, value) for step, value in enumerate([0.1, 0.3, 0.3, 0.2], 1)] == [True, True, False, False]
+    assert [selection.update(step, value) for step, value in enumerate([0.1, 0.3, 0.3, 0.2], 1)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     assert (selection.best_step, selection.exhausted) == (2, True)
     fresh = Selection(True, 2)
     fresh.load_state_dict(selection.state_dict())

@@ -67,7 +67,7 @@ class Experiment(Options):
 
     task: str
     """Name of a file in `tasks/`, or the dotted path of a module elsewhere."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """Options of the task; see `python -m tasks TASK`."""
     train: Train = Train()
     federation: Federation = Federation()

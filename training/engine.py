@@ -70,9 +70,7 @@ class Trainer:
         self.task, self.network, self.options, self.device = task, network, options, device
         self.seed, self.client, self.epochs, self.penalty = seed, client, epochs, penalty
         self.optimizer = build_optimizer(options.optimizer, network.parameters(), options.lr)
-        self.scaler = torch.amp.GradScaler(
-            device.type, enabled=options.precision == "fp16" and device.type == "cuda"
-        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")
         self.plateau = self._build_plateau(options.schedule) if isinstance(options.schedule, Plateau) else None
 
     def run_epoch(self, samples: Samples, epoch: int) -> EpochSummary:
@@ -132,7 +130,7 @@ class Trainer:
             batch = {key: value.to(self.device, non_blocking=True) for key, value in next(loaded).items()}
             share = size / total
             objective = self._objective(batch, size, sums)
-            self.scaler.scale(objective if share == 1 else objective * share).backward()
+            self.scaler.scale(objective if share == 1 else objective * share).backward()  # type: ignore[no-untyped-call]
         if self.options.clip_grad_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip_grad_norm)

@@ -43,7 +43,9 @@ def evaluate(
         for batch in load_batches(samples, batches, options.loader_workers, 0, "evaluation"):
             with autocast(device, options.precision):
                 outputs = task.forward(network, {key: value.to(device) for key, value in batch.items()})
-            outputs = {key: value.float().cpu() if value.is_floating_point() else value.cpu() for key, value in outputs.items()}
+            outputs = {
+                key: value.float().cpu() if value.is_floating_point() else value.cpu() for key, value in outputs.items()
+            }
             metrics.add_loss(task.loss(outputs, batch))
             task.observe(metrics.collection, outputs, batch)
             stored.append(task.predictions(outputs, batch))

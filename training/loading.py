@@ -76,7 +76,7 @@ def fetch(samples: Samples, indices: Sequence[int]) -> Batch:
 
 def collate(items: Any) -> Batch:
     """Stack samples; a dataset that gives whole batches is passed through."""
-    return items if isinstance(items, dict) else default_collate(items)  # type: ignore[no-any-return]
+    return items if isinstance(items, dict) else default_collate(items)
 
 
 def reseed(samples: Samples, seed: int) -> None:

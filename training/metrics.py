@@ -36,7 +36,9 @@ class Metrics:
         """
         for name, metric in collection.items():
             if any(reduction is not dim_zero_sum for reduction in metric._reductions.values()):
-                raise TypeError(f"metric {name}: a state does not add up across clients; use a binned or counting variant")
+                raise TypeError(
+                    f"metric {name}: a state does not add up across clients; use a binned or counting variant"
+                )
         self.collection = collection
         self.losses: dict[str, float] = {}
         self.count = 0

@@ -50,7 +50,11 @@ def build_optimizer(
     options: AdamW | Adam | SGD, parameters: Iterable[torch.nn.Parameter], lr: float
 ) -> torch.optim.Optimizer:
     """Build the torch optimizer over the parameters that train."""
-    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    kinds: dict[str, type[torch.optim.Optimizer]] = {
+        "adamw": torch.optim.AdamW,
+        "adam": torch.optim.Adam,
+        "sgd": torch.optim.SGD,
+    }
     arguments = options.model_dump(exclude={"name"})
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    return kinds[options.name](trainable, lr=lr, **arguments)
+    return kinds[options.name](trainable, lr=lr, **arguments)  # type: ignore[call-arg]

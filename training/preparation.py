@@ -38,9 +38,7 @@ def check_names(names: Sequence[str], source: str) -> list[str]:
 
 def check_leaks(task: Task, clients: Sequence[str]) -> None:
     """Refuse data in which a biological unit stands in two splits or at two clients."""
-    members = {
-        (client, split): levels for client in clients for split, levels in task.identities(client).items()
-    }
+    members = {(client, split): levels for client in clients for split, levels in task.identities(client).items()}
     held_out = task.held_out_identities()
     if held_out:
         members["held_out", "test"] = held_out

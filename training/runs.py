@@ -1,7 +1,7 @@
 """The run folder, the same for the three settings, so that a report needs no cases.
 
-    config.yaml  manifest.json  status.json  history.json  metrics.csv  eval_summary.json  fitted.json
-    predictions/  checkpoints/  model_final.pt (local: one per client)  log.txt  tensorboard/
+config.yaml  manifest.json  status.json  history.json  metrics.csv  eval_summary.json  fitted.json
+predictions/  checkpoints/  model_final.pt (local: one per client)  log.txt  tensorboard/
 """
 
 import csv
@@ -138,13 +138,12 @@ class Run:
         checkpoints.save(self.folder / name, {"fingerprint": fingerprint, "sha256": digest, "state": tensors})
         return digest
 
-    def write_evaluation(self, rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
+    def write_evaluation(self, rows: list[dict[str, Any]], facts: Mapping[str, Any]) -> None:
         """Write eval_summary.json and metrics.csv."""
-        rows = [dict(row) for row in rows]
         write_json(self.folder / "eval_summary.json", {"setting": self.setting, **facts, "rows": rows})
         write_text(self.folder / "metrics.csv", self._long_form(rows))
 
-    def _long_form(self, rows: list[dict[str, Any]]) -> str:
+    def _long_form(self, rows: Iterable[Mapping[str, Any]]) -> str:
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["setting", "model", "client", "split", "step", "metric", "value", "support"])
@@ -153,7 +152,9 @@ class Run:
                 for client, entry in step.get(split, {}).items():
                     for metric, value in entry["metrics"].items():
                         model = client if self.setting == "local" else self.setting
-                        writer.writerow([self.setting, model, client, split, step["step"], metric, value, entry["support"]])
+                        writer.writerow(
+                            [self.setting, model, client, split, step["step"], metric, value, entry["support"]]
+                        )
         for row in rows:
             for metric, value in row["metrics"].items():
                 writer.writerow(

@@ -1,7 +1,7 @@
 """From a command line to a run folder and an exit code, for both runners."""
 
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 from core.errors import UserError
@@ -13,7 +13,7 @@ DRY_RUN = ("train.limit_batches=2", "train.epochs=1", "federation.rounds=1", "fe
 
 def open_run(
     config: Path | None, overrides: list[str], setting: Setting, *, results: Path, name: str, resume: Path | None,
-    dry_run: bool, resumable: Collection[Setting],
+    dry_run: bool, resumable: tuple[Setting, ...],
 ) -> Run:  # fmt: skip
     """Start a new run from a config, or reopen one.
 

@@ -1,4 +1,4 @@
-"""Numbers that describe training data and add up across clients, so that preprocessing is agreed without pooling rows."""
+"""Numbers that describe training data and add up, so that clients agree on preprocessing without pooling rows."""
 
 import functools
 from collections import Counter

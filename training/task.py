@@ -29,9 +29,13 @@ class Samples(Protocol):
     (experiment seed, client, epoch).
     """
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Count the samples."""
+        ...
 
-    def __getitem__(self, index: int) -> Batch: ...
+    def __getitem__(self, index: int) -> Batch:
+        """Give one sample."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Reports read run folders, never code objects: tables, plots and one self-contained page."""

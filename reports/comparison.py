@@ -1,0 +1,227 @@
+"""Several runs side by side: what federation cost, what joining gained, and for whom."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from core.errors import UserError
+from reports.bootstrap import Predicted, difference_interval, mean_interval, pooled_predicted, read_predicted
+from reports.numbers import Interval, Spread
+from reports.run_folder import SETTINGS, RunRecord
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One setting on one test set."""
+
+    setting: str
+    data: str
+    """`held_out`, or `pooled`: all clients' test sets together."""
+    support: int
+    scores: dict[str, Spread]
+    """Metric -> value per seed; on the held-out set, local is the mean over the clients' models."""
+    ranges: dict[str, tuple[float, float]]
+    """Metric -> lowest and highest over the clients' models and seeds, where there are several models."""
+    models: tuple[int, int]
+    """Clients' models with a defined primary metric, and all of them."""
+    interval: Interval | None
+    """Of the primary metric, over test samples."""
+
+
+@dataclass(frozen=True)
+class ClientRow:
+    """One client's own test set under every setting, in the primary metric."""
+
+    client: str
+    support: int
+    scores: dict[str, Spread]
+    intervals: dict[str, Interval | None]
+    price: Spread
+    """Of not pooling: how much better centralized is than federated, per seed that both have."""
+    gain: Spread
+    """From joining: how much better federated is than local, per seed that both have."""
+    gain_interval: Interval | None
+
+
+@dataclass(frozen=True)
+class CrossSite:
+    """Primary metric of every model (rows) on every test set (columns)."""
+
+    models: list[str]
+    data: list[str]
+    scores: list[list[Spread]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything a report says about results; a single run is a comparison of one."""
+
+    records: list[RunRecord]
+    task: str
+    primary: str
+    higher_is_better: bool
+    metrics: list[str]
+    clients: list[str]
+    headline: list[Headline]
+    per_client: list[ClientRow]
+    cross_site: CrossSite
+
+    @property
+    def settings(self) -> list[str]:
+        """Settings that have a result."""
+        present = {record.setting for record in self.scored}
+        return [setting for setting in SETTINGS if setting in present]
+
+    @property
+    def scored(self) -> list[RunRecord]:
+        """Runs that have a result."""
+        return [record for record in self.records if record.rows]
+
+    @property
+    def main_data(self) -> str:
+        """The test set that the verdict speaks of: the held-out set where there is one."""
+        return "held_out" if any(line.data == "held_out" for line in self.headline) else "pooled"
+
+    def line(self, setting: str, data: str) -> Headline | None:
+        """Give the headline of a setting on a test set."""
+        return next((line for line in self.headline if (line.setting, line.data) == (setting, data)), None)
+
+
+def compare(records: Sequence[RunRecord]) -> Comparison:
+    """Put runs of one task side by side.
+
+    Raises:
+        UserError: The runs are of several tasks, or two results have the same setting and seed.
+    """
+    _check_comparable(records)
+    ordered = sorted(records, key=lambda record: (SETTINGS.index(record.setting), record.seed))
+    scored = [record for record in ordered if record.rows]
+    primary = str(scored[0].evaluation["primary"]) if scored else ""
+    higher = bool(scored[0].evaluation.get("higher_is_better", {}).get(primary, True)) if scored else True
+    names = {name for record in scored for row in record.rows for name in row["metrics"]}
+    metrics = sorted(names, key=lambda name: (name != primary, name == "loss", name))
+    clients = sorted({client for record in ordered for client in record.clients})
+    by_setting = {setting: [one for one in scored if one.setting == setting] for setting in SETTINGS}
+    return Comparison(
+        records=ordered,
+        task=ordered[0].task,
+        primary=primary,
+        higher_is_better=higher,
+        metrics=metrics,
+        clients=clients,
+        headline=_headlines(by_setting, metrics, primary),
+        per_client=[_client_row(client, by_setting, primary, higher) for client in clients] if scored else [],
+        cross_site=_cross_site(scored, clients, primary),
+    )
+
+
+def advantage(first: float, second: float, higher_is_better: bool) -> float:
+    """Give how much better `first` is than `second`: positive is better, whatever the direction of the metric."""
+    return first - second if higher_is_better else second - first
+
+
+def paired(
+    first: Sequence[RunRecord], second: Sequence[RunRecord]
+) -> tuple[list[RunRecord], list[RunRecord]]:  # fmt: skip
+    """Give the runs of both lists whose seed both have, in the same order of seeds."""
+    seeds = {one.seed for one in first} & {one.seed for one in second}
+    return [one for one in first if one.seed in seeds], [one for one in second if one.seed in seeds]
+
+
+def setting_values(record: RunRecord, data: str, metric: str) -> list[float]:
+    """Give a metric of a setting on a common test set: one value, or one per client's model."""
+    if data == "held_out" and record.setting == "local":
+        return [record.value(client, data, metric) for client in record.clients]
+    return [record.value(record.setting, data, metric)]
+
+
+def _check_comparable(records: Sequence[RunRecord]) -> None:
+    if not records:
+        raise UserError("RUN: no run folder was named; name at least one")
+    seen: dict[tuple[str, int], RunRecord] = {}
+    for record in records:
+        if record.task != records[0].task:
+            raise UserError(
+                f"{record.folder}: task {record.task} but {records[0].folder} has {records[0].task}; "
+                "compare runs of one task"
+            )
+        key = (record.setting, record.seed)
+        if record.rows and key in seen:
+            raise UserError(f"{record.folder}: {record.label} like {seen[key].folder}; leave one of the two out")
+        if record.rows:
+            seen[key] = record
+
+
+def _headlines(by_setting: dict[str, list[RunRecord]], metrics: list[str], primary: str) -> list[Headline]:
+    lines = []
+    for data in ("held_out", "pooled"):
+        for setting, records in by_setting.items():
+            if any(row["data"] == data for record in records for row in record.rows):
+                lines.append(_headline(setting, data, records, metrics, primary))
+    return lines
+
+
+def _headline(setting: str, data: str, records: list[RunRecord], metrics: list[str], primary: str) -> Headline:
+    scores, ranges = {}, {}
+    for metric in metrics:
+        values = [setting_values(record, data, metric) for record in records]
+        scores[metric] = Spread(tuple(Spread(tuple(one)).mean for one in values))
+        several = [value for one in values if len(one) > 1 for value in one if not math.isnan(value)]
+        if several:
+            ranges[metric] = (min(several), max(several))
+    every = [value for record in records for value in setting_values(record, data, primary)]
+    return Headline(
+        setting=setting,
+        data=data,
+        support=max(record.support(data) for record in records),
+        scores=scores,
+        ranges=ranges,
+        models=(sum(not math.isnan(value) for value in every), len(every)),
+        interval=mean_interval(_common_predictions(records, data), primary),
+    )
+
+
+def _common_predictions(records: Sequence[RunRecord], data: str) -> list[Predicted | None]:
+    if data == "pooled":
+        return [pooled_predicted(record) for record in records]
+    return [read_predicted(record, model, data) for record in records for model in record.models]
+
+
+def _client_row(client: str, by_setting: dict[str, list[RunRecord]], metric: str, higher: bool) -> ClientRow:
+    def own(records: Sequence[RunRecord]) -> Spread:
+        return Spread(tuple(record.value(record.model_of(client), client, metric) for record in records))
+
+    def predicted(records: Sequence[RunRecord]) -> list[Predicted | None]:
+        return [read_predicted(record, record.model_of(client), client) for record in records]
+
+    federated, local = paired(by_setting["federated"], by_setting["local"])
+    return ClientRow(
+        client=client,
+        support=max((record.support(client) for records in by_setting.values() for record in records), default=0),
+        scores={setting: own(records) for setting, records in by_setting.items() if records},
+        intervals={s: mean_interval(predicted(records), metric) for s, records in by_setting.items() if records},
+        price=_differences(*paired(by_setting["centralized"], by_setting["federated"]), own, higher),
+        gain=_differences(federated, local, own, higher),
+        gain_interval=difference_interval(predicted(federated), predicted(local), metric),
+    )
+
+
+def _differences(
+    first: Sequence[RunRecord], second: Sequence[RunRecord], own: Callable[[Sequence[RunRecord]], Spread], higher: bool
+) -> Spread:
+    pairs = zip(own(first).values, own(second).values, strict=True)
+    return Spread(tuple(advantage(one, other, higher) for one, other in pairs))
+
+
+def _cross_site(scored: list[RunRecord], clients: list[str], metric: str) -> CrossSite:
+    present = {(row["model"], row["data"]) for record in scored for row in record.rows}
+    models = [name for name in ("centralized", "federated", *clients) if any(model == name for model, _ in present)]
+    data = [name for name in (*clients, "pooled", "held_out") if any((model, name) in present for model in models)]
+    scores = [
+        [
+            Spread(tuple(one.value(model, name, metric) for one in scored if model in one.models))
+            for name in data
+        ]
+        for model in models
+    ]  # fmt: skip
+    return CrossSite(models, data, scores)

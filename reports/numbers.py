@@ -1,0 +1,100 @@
+"""Numbers as a reader sees them: repeated over seeds, never rounded away, undefined where undefined."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+UNDEFINED = "undefined"
+NOT_RUN = "\N{EN DASH}"
+METRIC_NAMES = {
+    "f1_macro": "macro-F1",
+    "f1": "F1",
+    "dice": "Dice",
+    "iou": "IoU",
+    "mse": "MSE",
+    "mae": "MAE",
+    "r2": "R²",
+}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number repeated over seeds; NaN stands for undefined, no value at all for not run."""
+
+    values: tuple[float, ...]
+
+    @property
+    def defined(self) -> list[float]:
+        """The values that are finite or infinite, but not NaN."""
+        return [value for value in self.values if not math.isnan(value)]
+
+    @property
+    def mean(self) -> float:
+        """Mean of the defined values, NaN without any."""
+        return math.fsum(self.defined) / len(self.defined) if self.defined else math.nan
+
+    @property
+    def sd(self) -> float:
+        """Sample standard deviation (n - 1) over seeds, NaN for fewer than two values."""
+        if len(self.defined) < 2:
+            return math.nan
+        squares = math.fsum((value - self.mean) ** 2 for value in self.defined)
+        return math.sqrt(squares / (len(self.defined) - 1))
+
+    def text(self, *, signed: bool = False) -> str:
+        """Write mean ± sd; a single value alone."""
+        if not self.values:
+            return NOT_RUN
+        shown = number(self.mean, signed=signed)
+        if len(self.defined) > 1:
+            shown += f" ± {number(self.sd)}"
+        partly = self.defined and len(self.defined) < len(self.values)
+        return f"{shown} ({len(self.defined)} of {len(self.values)} seeds defined)" if partly else shown
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+    def text(self, *, signed: bool = False) -> str:
+        """Write the ends in brackets."""
+        return f"[{number(self.low, signed=signed)}, {number(self.high, signed=signed)}]"
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Tell whether all of it lies on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+
+def number(value: float, *, signed: bool = False) -> str:
+    """Write a metric to four decimals, small ones to four significant digits, NaN as `undefined`."""
+    if math.isnan(value):
+        return UNDEFINED
+    sign = "+" if signed and value != 0 else ""
+    small = value != 0 and abs(value) < 1e-3
+    return f"{value:{sign}.4g}" if small else f"{value:{sign}.4f}"
+
+
+def counted(values: Sequence[int | float | None]) -> str:
+    """Write a whole number, or the range where runs differ."""
+    known = sorted({int(value) for value in values if value is not None})
+    if not known:
+        return NOT_RUN
+    return f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}"
+
+
+def data_size(count: float) -> str:
+    """Write bytes with a decimal unit."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"
+
+
+def metric_name(metric: str) -> str:
+    """Write a metric as the field does."""
+    return METRIC_NAMES.get(metric, metric.replace("_", " "))

@@ -1,0 +1,57 @@
+"""Command line: python -m tasks [TASK] lists the tasks, or every key of a task's config with its default."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from rich.console import Console
+from rich.table import Table
+
+from core.commands import one_line_errors
+from training.config import Train
+from training.federation import Federation
+from training.task import load_task_class
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(task: Annotated[str, typer.Argument(help="Name of a task, or dotted path of a module")] = "") -> None:
+    """List the tasks; with TASK, list every key its config takes, its default and its meaning."""
+    console = Console()
+    with one_line_errors():
+        if not task:
+            for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
+                console.print(f"[bold]{path.stem}[/bold]  {load_task_class(path.stem).__doc__}")
+            return
+        sections: dict[str, type[BaseModel]] = {
+            "options": load_task_class(task),
+            "train": Train,
+            "federation": Federation,
+        }
+        for section, schema in sections.items():
+            console.print(_table(section, schema))
+
+
+def _table(section: str, schema: type[BaseModel]) -> Table:
+    table = Table(title=section, title_justify="left")
+    for heading in ("key", "default", "meaning"):
+        table.add_column(heading, overflow="fold")
+    for name, field in schema.model_fields.items():
+        table.add_row(f"{section}.{name}", _default(field), field.description or "")
+    return table
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value: Any = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return ", ".join(f"{key}: {one}" for key, one in value.model_dump().items())
+    return "" if value is None else str(value)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,101 @@
+"""Merged metrics equal those over the pooled samples, and scikit-learn's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
+from torchmetrics import CatMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from core.errors import UserError
+from tasks.nicheformer import LabelMap, NicheFormerTask
+from training.metrics import Metrics
+from training.statistics import Statistics, Values, merge_statistics
+from training.task import Loss
+
+CLASSES = LabelMap(classes=["a", "b", "c", "never"])
+TASK = NicheFormerTask(data=Path("none"), random_backbone={})
+
+
+def observed(seed: int, count: int) -> tuple[Metrics, np.ndarray, np.ndarray, list[float]]:
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn(count, 4, generator=draw)
+    logits[:, 3] = -9
+    truth = torch.randint(0, 3, (count,), generator=draw)
+    metrics, losses = Metrics(TASK.metrics(CLASSES)), []
+    for part in torch.arange(count).split(4):
+        batch = {"label": truth[part]}
+        loss = TASK.loss({"logits": logits[part]}, batch)
+        losses += [float(loss.total)] * len(part)
+        metrics.add_loss(loss)
+        TASK.observe(metrics.collection, {"logits": logits[part]}, batch)
+    return metrics, truth.numpy(), logits.argmax(1).numpy(), losses
+
+
+def test_merged_metrics_equal_scikit_learn_over_the_pool() -> None:
+    parts = [observed(seed, count) for seed, count in ((0, 7), (1, 30), (2, 1))]
+    merged = Metrics(TASK.metrics(CLASSES))
+    for metrics, *_ in parts:
+        merged.merge(metrics.states())
+    measured = merged.compute()
+    truth, predicted = (np.concatenate([part[k] for part in parts]) for k in (1, 2))
+    assert measured.support == 38
+    assert measured.values["accuracy"] == pytest.approx(accuracy_score(truth, predicted))
+    assert measured.values["f1_macro"] == pytest.approx(f1_score(truth, predicted, average="macro"))
+    assert measured.values["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, predicted))
+    assert measured.values["loss"] == pytest.approx(np.mean(np.concatenate([part[3] for part in parts])))
+    assert measured.arrays["confusion_matrix"] == confusion_matrix(truth, predicted, labels=range(4)).tolist()
+
+
+def test_merging_is_exact_and_an_average_of_averages_is_not() -> None:
+    (one, *_), (two, *_) = observed(0, 7), observed(1, 30)
+    merged = Metrics(TASK.metrics(CLASSES))
+    merged.merge(one.states())
+    merged.merge(two.states())
+    average = (one.compute().values["f1_macro"] + two.compute().values["f1_macro"]) / 2
+    assert merged.compute().values["f1_macro"] != pytest.approx(average, abs=1e-3)
+    assert merged.states()["count"] == 37
+
+
+def test_metrics_without_samples_have_no_values() -> None:
+    empty = Metrics(TASK.metrics(CLASSES)).compute()
+    assert (empty.values, empty.arrays, empty.support) == ({}, {}, 0)
+
+
+def test_metrics_that_do_not_add_up_are_refused() -> None:
+    with pytest.raises(TypeError, match="does not add up"):
+        Metrics(MetricCollection({"all": CatMetric()}, compute_groups=False))
+
+
+def test_direction_of_a_metric() -> None:
+    metrics = Metrics(MetricCollection({"accuracy": MulticlassAccuracy(3)}, compute_groups=False))
+    assert metrics.higher_is_better("accuracy") and not metrics.higher_is_better("loss")
+    with pytest.raises(UserError, match="unknown metric; choose one of loss, accuracy"):
+        metrics.higher_is_better("auc")
+
+
+def test_losses_are_weighted_by_samples() -> None:
+    metrics = Metrics(MetricCollection({"accuracy": MulticlassAccuracy(3)}, compute_groups=False))
+    metrics.add_loss(Loss(torch.tensor(1.0), 1, {"kl": torch.tensor(3.0)}))
+    metrics.add_loss(Loss(torch.tensor(4.0), 3, {"kl": torch.tensor(5.0)}))
+    assert metrics.losses["loss"] / metrics.count == pytest.approx(13 / 4)
+    assert metrics.losses["kl"] / metrics.count == pytest.approx(18 / 4)
+
+
+def test_statistics_merge_by_rule_in_the_order_of_names() -> None:
+    def one(total: float, low: float, high: float, **counts: int) -> Statistics:
+        rules = {"sum": total, "min": low, "max": high}
+        arrays = {rule: Values(rule=rule, values=[value]) for rule, value in rules.items()}
+        return Statistics(arrays=arrays, counts={"labels": counts})
+
+    parts = {"b": one(0.1, -1, 5, x=2), "a": one(0.2, 3, 9, x=1, y=4), "c": one(0.3, 0, 0)}
+    merged = merge_statistics(parts)
+    assert merged.arrays["sum"].values == [(0.2 + 0.1) + 0.3]
+    assert (merged.arrays["min"].values, merged.arrays["max"].values) == ([-1], [9])
+    assert merged.counts["labels"] == {"x": 3, "y": 4}
+    assert merge_statistics(dict(reversed(parts.items()))) == merged
+    assert Statistics.model_validate_json(merged.model_dump_json()) == merged
+    with pytest.raises(ValueError, match="different"):
+        merged.merge(Statistics())

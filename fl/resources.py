@@ -29,13 +29,13 @@ def choose_resources(run: Run, task: Task, clients: Sequence[str]) -> Resources:
     gpus = gpu_share(experiment, task, clients)
     cores = os.cpu_count() or 1
     sampled = min(options.clients_per_round or len(clients), len(clients))
-    fitting = max(1, int(cores // options.cpus_per_client))
+    fitting = max(1, cores // options.cpus_per_client)
     if gpus:
         fitting = min(fitting, int(torch.cuda.device_count() // gpus) or 1)
     workers = min(options.workers or fitting, fitting, sampled)
     source = "measured" if options.gpus_per_client == "auto" else "as configured"
     run.log(
-        f"{workers} of {sampled} clients at a time, each with {options.cpus_per_client:g} cores and "
+        f"{workers} of {sampled} clients at a time, each with {options.cpus_per_client} cores and "
         f"{gpus:g} GPU ({source if gpus else 'training runs on the CPU'})"
     )
     return Resources(nodes=workers, cpus=options.cpus_per_client, gpus=gpus)

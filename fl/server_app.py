@@ -4,7 +4,6 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from reports.report import write_report
 
 from fl.server import serve
 from training.config import load
@@ -26,7 +25,7 @@ def main(grid: Grid, context: Context) -> None:
         run.fail(error)
         raise
     if not config["run"]:
-        run.log(f"report: {write_report([run.folder], run.folder)}")
+        run.log(f"for the report: python -m reports {run.folder}")
 
 
 def _new_run(config: dict[str, str]) -> Run:

@@ -97,7 +97,7 @@ class NicheFormerTask(Task):
     mean_rounding: Literal["prepared", "unrounded"] = "prepared"
     """Technology mean rounded as in pre-training, or as it is."""
     orthologs: DataPath | None = None
-    """CSV that translates gene ids of another species; by default `orthologs.csv` in the reference, where it is there."""
+    """CSV that translates gene ids of another species; by default `orthologs.csv` in the reference, if there."""
     min_matched_genes: int | None = Field(None, ge=1)
     """Fewest genes of a file that must be in the vocabulary; by default half of them."""
     specie: str | int | None = None

@@ -104,7 +104,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         temporary.write_text("half")
         _ = 1 / 0
     assert read_json(path) == {"a": 1}
-    assert os.listdir(tmp_path) == ["a.json"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_broken_json_and_folders_that_cannot_be_made_are_refused(tmp_path: Path) -> None:

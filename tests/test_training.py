@@ -166,7 +166,7 @@ def test_selection_keeps_the_first_best_and_counts_stale_steps() -> None:
 def test_shuffled_batches_are_a_seeded_permutation() -> None:
     batches = shuffled_batches(10, 4, seed=1, client="ada", epoch=0)
     assert [len(batch) for batch in batches] == [4, 4, 2]
-    assert sorted(sum(batches, [])) == list(range(10))
+    assert sorted(index for batch in batches for index in batch) == list(range(10))
     assert batches == shuffled_batches(10, 4, 1, "ada", 0)
     assert batches != shuffled_batches(10, 4, 1, "ada", 1) != shuffled_batches(10, 4, 1, "bob", 1)
 

@@ -49,5 +49,10 @@ def evaluate(
             metrics.add_loss(task.loss(outputs, batch))
             task.observe(metrics.collection, outputs, batch)
             stored.append(task.predictions(outputs, batch))
-    predictions = {key: torch.cat([part[key] for part in stored]).numpy() for key in stored[0]} if stored else {}
+    predictions: dict[str, np.ndarray] = (
+        {key: torch.cat([part[key] for part in stored]).numpy() for key in stored[0]} if stored else {}
+    )
+    names = getattr(samples, "names", None)
+    if names is not None:
+        predictions["sample"] = np.asarray(names)[: metrics.count]
     return Evaluation(metrics, predictions)

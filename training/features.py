@@ -60,7 +60,7 @@ def encode_samples(
         stored = _encode(task, network, samples, options, device, progress)
         if path:
             _write(path, stored)
-    return InMemory(stored)
+    return InMemory(stored, getattr(samples, "names", None))
 
 
 def encoded_bytes(task: Task, network: nn.Module, samples: Samples, device: torch.device) -> int | None:

@@ -144,7 +144,7 @@ class Federation(Options):
     """Whether a client starts each round with a new optimizer or goes on with its own."""
     workers: int | None = Field(None, ge=1)
     """Clients trained at the same time; by default as many as cores, GPUs and clients allow."""
-    cpus_per_client: float = Field(1.0, gt=0)
+    cpus_per_client: int = Field(1, ge=1)
     """Cores reserved for a client while it trains."""
     gpus_per_client: Literal["auto"] | float = "auto"
     """Share of a GPU reserved for a client; `auto` measures one training step. 0 where there is no GPU."""

@@ -23,7 +23,7 @@ Batch = dict[str, Tensor]
 
 
 class Samples(Protocol):
-    """A map-style dataset. `__getitems__(indices)`, where present, gives a whole `Batch` at once.
+    """A map-style dataset. `__getitems__(indices)`, where present, gives a whole `Batch` at once; `names` are ids.
 
     A dataset that augments has `reseed(seed)`, called before each epoch with a number that is a pure function of
     (experiment seed, client, epoch).

@@ -62,7 +62,7 @@ class Panel:
     programmes: npt.NDArray[np.float64]
 
 
-def make(directory: Path, seed: int = 0, cells_per_section: int = 60) -> None:
+def make(directory: Path, seed: int = 0, cells_per_section: int = 150) -> None:
     """Write a study: `clients/<name>/{train,val,test}.h5ad`, `held_out.h5ad` and `reference/`.
 
     Sections, not cells, are divided among the splits. Counts are raw, float32, CSR; gene ids are mouse Ensembl ids

@@ -1,0 +1,61 @@
+"""Command line: python -m reports RUN [RUN ...]."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from core.commands import one_line_errors
+from reports.comparison import compare
+from reports.honesty import failures, warnings
+from reports.report import find_runs, write_report
+from reports.run_folder import RunRecord
+from reports.tables import headline_table
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold run folders")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the report goes; by default the run folder, for several their parent's `report`"),
+    ] = None,
+) -> None:
+    """Write report.html with plots from one run, or compare several: settings, seeds, client by client.
+
+    Several runs also give comparison.csv and comparison.json. Exit codes: 0 written, 2 input refused.
+    """
+    with one_line_errors():
+        folders = find_runs(runs)
+        page = write_report(folders, out or _default_out(runs, folders))
+        _show([RunRecord.read(folder) for folder in folders])
+        print(f"report: {page}")
+
+
+def _default_out(named: list[Path], folders: list[Path]) -> Path:
+    if len(folders) == 1:
+        return folders[0]
+    return Path(os.path.commonpath([folder.parent.absolute() for folder in folders])) / "report"
+
+
+def _show(records: list[RunRecord]) -> None:
+    comparison = compare(records)
+    content = headline_table(comparison)
+    table = Table(*content.columns, title=comparison.task)
+    for row in content.rows:
+        table.add_row(*(cell.text for cell in row))
+    console = Console()
+    if content.rows:
+        console.print(table)
+    problems = [*failures(records), *warnings(comparison.records)]
+    for line in problems:
+        console.print(f"! {line}", style="yellow", markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    app()

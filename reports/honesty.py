@@ -1,0 +1,187 @@
+"""What a reader must know before believing a comparison, in words: failures, and all that differs beside the setting."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import confusion_matrix
+
+from reports.bootstrap import read_predicted
+from reports.run_folder import SETTINGS, RunRecord
+
+RESOURCES = ("workers", "cpus_per_client", "gpus_per_client")
+"""Options of the federation that change how long a run takes, not what comes out."""
+
+
+@dataclass(frozen=True)
+class Facet:
+    """Something that should be the same in all runs compared."""
+
+    name: str
+    read: Callable[[RunRecord], Any]
+    consequence: str
+    settings: Sequence[str] = SETTINGS
+    per_seed: bool = False
+    """Whether runs of different seeds may differ."""
+
+
+def failures(records: Sequence[RunRecord]) -> list[str]:
+    """Tell what went wrong, one line per run and per failed client."""
+    lines = []
+    for record in records:
+        if record.status == "running":
+            lines.append(f"{record.label}: not finished; this report shows how far it has come.")
+        elif record.status == "failed":
+            lines.append(f"{record.label}: failed: {record.error or 'no reason recorded'}")
+        elif record.status == "degraded":
+            lines.append(f"{record.label}: degraded: it went on without clients that failed.")
+        lines += [
+            f"{record.label}: {one['client']} failed in {one['phase']} of step {one['step']}: {one['message']}"
+            for one in record.failures
+        ]
+    return lines
+
+
+def warnings(records: Sequence[RunRecord]) -> list[str]:
+    """Tell what keeps the results of these runs from being compared or believed as they stand."""
+    scored = [record for record in records if record.rows]
+    found = [text for record in scored for text in _own_warnings(record)]
+    found += _seed_warning(scored)
+    facets = [*_facets(), *_data_facets(scored), *_config_facets(scored)]
+    return found + [text for facet in facets for text in _differences(facet, scored)]
+
+
+def _own_warnings(record: RunRecord) -> list[str]:
+    found = []
+    if record.manifest.get("dry_run"):
+        found.append(f"{record.label} is a dry run on a few batches: its numbers show that it runs, nothing else.")
+    if record.status == "degraded":
+        found.append(f"{record.label} is degraded: some clients took no part in all of it.")
+    wrong = [f"{row['model']} on {row['data']}" for row in record.rows if not _agrees(record, row)]
+    if wrong:
+        found.append(
+            f"{record.label}: stored predictions give another confusion matrix than reported: {', '.join(wrong)}."
+        )
+    return found
+
+
+def _agrees(record: RunRecord, row: Mapping[str, Any]) -> bool:
+    """Recompute a confusion matrix from the stored predictions."""
+    reported = np.asarray(row.get("arrays", {}).get("confusion_matrix", []))
+    predicted = read_predicted(record, row["model"], row["data"])
+    if predicted is None or reported.ndim != 2 or not reported.sum():
+        return True
+    labels = list(range(len(reported)))
+    return np.array_equal(confusion_matrix(predicted.target_N, predicted.predicted_N, labels=labels), reported)
+
+
+def _seed_warning(scored: Sequence[RunRecord]) -> list[str]:
+    seeds = {setting: [one.seed for one in scored if one.setting == setting] for setting in SETTINGS}
+    present = {setting: sorted(values) for setting, values in seeds.items() if values}
+    if len({tuple(values) for values in present.values()}) < 2:
+        return []
+    listed = "; ".join(f"{setting} {', '.join(map(str, values))}" for setting, values in present.items())
+    return [f"Seeds differ: {listed}. Means are over different seeds; price and gain use the seeds that both have."]
+
+
+def _facets() -> list[Facet]:
+    def first_fitted(record: RunRecord) -> Any:
+        return next(iter(record.manifest.get("fitted_sha256", {}).values()), None)
+
+    def environment(key: str) -> Callable[[RunRecord], Any]:
+        return lambda record: record.manifest.get("environment", {}).get(key)
+
+    def manifest(key: str) -> Callable[[RunRecord], Any]:
+        return lambda record: record.manifest.get(key)
+
+    pooled = ("centralized", "federated")
+    return [
+        Facet("Samples seen in training", lambda record: record.manifest["budget"].get("samples"),
+              "The budgets are unequal, so a difference in score is not the effect of the setting alone."),
+        Facet("Initial weights", manifest("initial_sha256"), "The runs did not start alike.", per_seed=True),
+        Facet("Fitted preprocessing", first_fitted, "Their inputs were prepared differently.", pooled, per_seed=True),
+        Facet("Rule for the final weights (select)", manifest("select"), "Checkpoints were chosen by different rules."),
+        Facet("Monitored metric", manifest("monitor"), "Checkpoints were chosen by different metrics."),
+        Facet("Code", environment("code"), "The runs were made by different versions of the source code."),
+        Facet("Dry run", lambda record: bool(record.manifest.get("dry_run")), "A dry run cannot be compared."),
+        Facet("Held-out samples", manifest("held_out"), "Scores on the held-out set are not comparable."),
+        Facet("Device", environment("device"), "Times are not comparable, and the last bits of the scores may differ."),
+        Facet("Package versions", environment("versions"), "The last bits of the scores may differ."),
+    ]  # fmt: skip
+
+
+def _data_facets(scored: Sequence[RunRecord]) -> list[Facet]:
+    def digest(client: str) -> Callable[[RunRecord], Any]:
+        return lambda record: record.manifest.get("data", {}).get(client)
+
+    everyone = set.intersection(*(set(one.clients) for one in scored)) if scored else set()
+    consequence = "The runs did not learn from, or were not scored on, the same data."
+    return [
+        Facet("Clients", lambda record: ", ".join(sorted(record.clients)), consequence),
+        *[Facet(f"Data of {client}", digest(client), consequence) for client in sorted(everyone)],
+    ]
+
+
+def _config_facets(scored: Sequence[RunRecord]) -> list[Facet]:
+    def option(section: str, key: str) -> Callable[[RunRecord], Any]:
+        return lambda record: _flat(record.config.get(section), section).get(key)
+
+    def keys(section: str, settings: Sequence[str]) -> list[str]:
+        return sorted(
+            {key for one in scored if one.setting in settings for key in _flat(one.config.get(section), section)}
+        )
+
+    consequence = "The runs are not one experiment."
+    facets = [
+        Facet(key, option(section, key), consequence)
+        for section in ("train", "options")
+        for key in keys(section, SETTINGS)
+    ]
+    federated = [key for key in keys("federation", ["federated"]) if key.rpartition(".")[2] not in RESOURCES]
+    return facets + [Facet(key, option("federation", key), consequence, ["federated"]) for key in federated]
+
+
+def _flat(value: Any, prefix: str) -> dict[str, Any]:
+    """Name every leaf of nested options by its dotted key."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {key: leaf for name, inner in value.items() for key, leaf in _flat(inner, f"{prefix}.{name}").items()}
+
+
+def _differences(facet: Facet, scored: Sequence[RunRecord]) -> list[str]:
+    """Write one sentence for a facet that is not the same in all runs (or all runs of a seed)."""
+    records = [record for record in scored if record.setting in facet.settings]
+    seeds = sorted({record.seed for record in records}) if facet.per_seed else [None]
+    differing: list[RunRecord] = []
+    for seed in seeds:
+        group = [record for record in records if seed is None or record.seed == seed]
+        if len({_shown(facet.read(record)) for record in group}) > 1:
+            differing += group
+    if not differing:
+        return []
+    holders: dict[str, list[RunRecord]] = {}
+    for record in differing:
+        holders.setdefault(_shown(facet.read(record)), []).append(record)
+    listed = "; ".join(f"{value} in {_named(group)}" for value, group in holders.items())
+    return [f"{facet.name}: not the same: {listed}. {facet.consequence}"]
+
+
+def _named(records: Sequence[RunRecord]) -> str:
+    seeds: dict[str, list[str]] = {}
+    for record in records:
+        seeds.setdefault(record.setting, []).append(str(record.seed))
+    return ", ".join(f"{setting} (seed {', '.join(values)})" for setting, values in seeds.items())
+
+
+def _shown(value: Any) -> str:
+    """Write a value so that equal ones look equal; hashes by their first twelve digits."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {inner}" for key, inner in sorted(value.items()))
+    text = f"{value:,}" if isinstance(value, int) else str(value)
+    is_hash = len(text) == 64 and all(digit in "0123456789abcdef" for digit in text)
+    return text[:12] if is_hash else text

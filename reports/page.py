@@ -1,0 +1,174 @@
+"""One self-contained HTML page: no script, no network, readable on a phone and in print."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from reports.comparison import Comparison
+from reports.costs import costs
+from reports.honesty import failures, warnings
+from reports.numbers import metric_name
+from reports.plots import LABELS
+from reports.run_folder import RunRecord
+from reports.tables import DATA_NAMES, Cell, Table, client_table, cost_table, data_table, headline_table
+from reports.verdict import verdict
+
+TEMPLATE = "template.html.j2"
+CAPTIONS = {
+    "per_client_bars": "Each client's own test set under every setting.",
+    "per_client_curves": "Validation per client during training.",
+    "cross_site": "Every model on every test set. The diagonal of the clients' models is the local setting.",
+    "bytes_per_round": "Bytes exchanged per round, all clients together.",
+}
+CURVE_NOTE = (
+    "Solid: validation on all clients together (local: mean over the clients' models, weighted by samples). "
+    "Dotted: training. Bands: lowest to highest seed."
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image inside the page."""
+
+    uri: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The main number of a setting."""
+
+    setting: str
+    name: str
+    value: str
+    small: str
+
+
+def render(comparison: Comparison, pictures: Mapping[str, bytes]) -> str:
+    """Write the page.
+
+    Args:
+        comparison: The runs.
+        pictures: File stem -> PNG, see `reports.plots.plots`.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    warned = warnings(comparison.records)
+    return environment.get_template(TEMPLATE).render(
+        title=_title(comparison),
+        subtitle=_subtitle(comparison),
+        verdict=verdict(comparison, warned),
+        failures=failures(comparison.records),
+        warnings=warned,
+        tiles=_tiles(comparison),
+        headline=headline_table(comparison),
+        clients=client_table(comparison),
+        cost=cost_table(costs(comparison.records)),
+        data=_data(comparison),
+        environment=_environment(comparison),
+        configs=_configs(comparison),
+        curve_note=CURVE_NOTE,
+        **_sections(pictures),
+    )
+
+
+def _title(comparison: Comparison) -> str:
+    settings = {record.setting for record in comparison.records}
+    task = comparison.task.rpartition(".")[2]
+    if len(comparison.records) == 1:
+        return f"{task}, {comparison.records[0].setting}"
+    return f"{task}: {' against '.join(setting for setting in LABELS if setting in settings)}"
+
+
+def _subtitle(comparison: Comparison) -> str:
+    seeds = sorted({record.seed for record in comparison.records})
+    count = len(comparison.clients)
+    parts = [
+        f"{len(comparison.records)} run{'s' * (len(comparison.records) > 1)}",
+        f"{count} client{'s' * (count != 1)}",
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}",
+    ]
+    if comparison.primary:
+        direction = "higher" if comparison.higher_is_better else "lower"
+        parts.append(f"{metric_name(comparison.primary)} ({direction} is better)")
+    return " · ".join(parts)
+
+
+def _tiles(comparison: Comparison) -> list[Tile]:
+    tiles = []
+    for setting in LABELS:
+        line = comparison.line(setting, comparison.main_data)
+        if line:
+            where = f"{metric_name(comparison.primary)}, {DATA_NAMES[line.data]}"
+            interval = f" {line.interval.text()}" if line.interval else ""
+            tiles.append(Tile(setting, LABELS[setting], line.scores[comparison.primary].text(), where + interval))
+    return tiles
+
+
+def _sections(pictures: Mapping[str, bytes]) -> dict[str, list[Picture]]:
+    def chosen(*stems: str) -> list[Picture]:
+        return [Picture(_uri(pictures[stem]), CAPTIONS.get(stem, "")) for stem in stems if stem in pictures]
+
+    curves = [stem for stem in pictures if stem.endswith("_curve")]
+    matrices = [stem for stem in pictures if stem.startswith("confusion_matrix")]
+    return {
+        "client_pictures": chosen("per_client_bars"),
+        "curve_pictures": chosen(*curves),
+        "client_curve_pictures": chosen("per_client_curves"),
+        "confusion_pictures": chosen(*matrices),
+        "cross_site_pictures": chosen("cross_site"),
+        "byte_pictures": chosen("bytes_per_round"),
+    }
+
+
+def _uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _data(comparison: Comparison) -> Table:
+    described = [record for record in comparison.records if record.manifest]
+    return data_table(described[0]) if described else Table([])
+
+
+def _environment(comparison: Comparison) -> Table:
+    table = Table(
+        ["run", "status", "command", "code", "git", "python", "device", "threads", "packages", "weights kept"]
+    )
+    for record in comparison.records:
+        facts: Mapping[str, Any] = record.manifest.get("environment", {})
+        versions = ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items() if version)
+        values = [str(facts.get(key) or "") for key in ("command", "code", "git", "python", "device", "threads")]
+        cells = [record.label, record.status, *values, versions, _selected(record)]
+        table.rows.append([Cell(value, "text") for value in cells])
+    return table
+
+
+def _selected(record: RunRecord) -> str:
+    """Say which epoch or round gave the final weights, by which rule."""
+    steps = record.manifest.get("selected", {})
+    if not steps:
+        return ""
+    named = (
+        ", ".join(f"{model} {step}" for model, step in steps.items()) if len(steps) > 1 else next(iter(steps.values()))
+    )
+    return f"{record.manifest.get('select')} {record.manifest.get('monitor')}: {record.unit} {named}"
+
+
+def _configs(comparison: Comparison) -> dict[str, str]:
+    """Give the config of the first run of each setting."""
+    first = {record.setting: record for record in reversed(comparison.records)}
+    return {
+        first[setting].label: yaml.safe_dump(dict(first[setting].config), sort_keys=False)
+        for setting in LABELS
+        if setting in first
+    }

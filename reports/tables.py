@@ -1,0 +1,202 @@
+"""A comparison as tables: cells for the page, plain values for csv and json."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from reports.comparison import ClientRow, Comparison, Headline
+from reports.costs import Cost, size_range
+from reports.numbers import NOT_RUN, Interval, Spread, counted, metric_name, number
+from reports.run_folder import RunRecord
+
+DATA_NAMES = {"held_out": "held-out set", "pooled": "clients' test sets together"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text, a second line in small print, and a kind: text, number, good, bad or muted."""
+
+    text: str
+    kind: str = "number"
+    small: str = ""
+    shade: float = 0.0
+    """Strength of the background, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Column heads and rows of cells."""
+
+    columns: list[str]
+    rows: list[list[Cell]] = field(default_factory=list)
+    note: str = ""
+
+
+def headline_table(comparison: Comparison) -> Table:
+    """Setting x metric on the held-out set and on the clients' test sets together."""
+    columns = ["setting", "test set", "samples", *(metric_name(metric) for metric in comparison.metrics)]
+    rows = [
+        [Cell(line.setting, "text"), Cell(DATA_NAMES[line.data], "text"), Cell(f"{line.support:,}")]
+        + [_headline_cell(line, metric, comparison.primary) for metric in comparison.metrics]
+        for line in comparison.headline
+    ]
+    seeds = len({record.seed for record in comparison.scored})
+    notes = [f"Mean ± standard deviation over {seeds} seeds." if seeds > 1 else "One seed."]
+    if any(line.interval for line in comparison.headline):
+        notes.append("In brackets the bootstrap 95 % interval over test samples.")
+    if "local" in comparison.settings:
+        notes.append("Local: on the held-out set the mean over the clients' models with their range; on the clients' ")
+        notes[-1] += "test sets every client's own model on its own samples."
+    return Table(columns, rows, " ".join(notes))
+
+
+def client_table(comparison: Comparison) -> Table:
+    """Client x setting in the primary metric, with the price of not pooling and the gain from joining."""
+    settings = comparison.settings
+    price, gain = {"centralized", "federated"} <= set(settings), {"federated", "local"} <= set(settings)
+    extra = ["price of not pooling"] * price + ["gain from joining"] * gain
+    table = Table(["client", "samples", *settings, *extra], note=_client_note(comparison, price, gain))
+    for row in comparison.per_client:
+        cells = [Cell(row.client, "text"), Cell(f"{row.support:,}")]
+        cells += [_client_cell(row, setting) for setting in settings]
+        cells += [_signed(row.price, None, good_above=False)] * price
+        cells += [_signed(row.gain, row.gain_interval, good_above=True)] * gain
+        table.rows.append(cells)
+    return table
+
+
+def cost_table(costs: Sequence[Cost]) -> Table:
+    """What each setting took."""
+    columns = ["setting", "length", "samples seen", "seconds", "bytes up", "bytes down", "peak memory, MB"]
+    gpu = any(cost.peak_gpu_mb.values for cost in costs)
+    table = Table([*columns, *["peak GPU memory, MB"] * gpu, "trained parameters", "all parameters"])
+    for cost in costs:
+        values = [cost.length, counted(cost.samples), _plain(cost.seconds), size_range(cost.bytes_up)]
+        values += [size_range(cost.bytes_down), _plain(cost.peak_memory_mb), *[_plain(cost.peak_gpu_mb)] * gpu]
+        values += [counted(cost.trainable), counted(cost.total)]
+        table.rows.append([Cell(cost.setting, "text"), *(Cell(value) for value in values)])
+    return table
+
+
+def data_table(record: RunRecord) -> Table:
+    """Split sizes and label counts of every client; shades show the share of a label within the client."""
+    clients: Mapping[str, Mapping[str, Any]] = record.manifest.get("clients", {})
+    labels = list(dict.fromkeys(label for one in clients.values() for label in one.get("labels") or {}))
+    table = Table(["client", "train", "val", "test", *labels])
+    for client, one in clients.items():
+        counts = one.get("labels") or {}
+        total = sum(counts.values()) or 1
+        cells = [Cell(client, "text"), *(Cell(counted([one.get(split)])) for split in ("train", "val", "test"))]
+        cells += [Cell(f"{counts.get(label, 0):,}", shade=counts.get(label, 0) / total) for label in labels]
+        table.rows.append(cells)
+    return table
+
+
+def long_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Give every number of a comparison as one row of a long table; undefined is None."""
+    rows = []
+    for line in comparison.headline:
+        for metric, spread in line.scores.items():
+            interval = line.interval if metric == comparison.primary else None
+            who = {"setting": line.setting, "model": _model_name(line), "data": line.data, "metric": metric}
+            rows.append(_long("headline", who, spread, interval, line.support, line.ranges.get(metric)))
+    for row in comparison.per_client:
+        base = {"data": row.client, "metric": comparison.primary}
+        for setting, spread in row.scores.items():
+            model = row.client if setting == "local" else setting
+            who = {"setting": setting, "model": model, **base}
+            rows.append(_long("per_client", who, spread, row.intervals.get(setting), row.support))
+        price = {"setting": "centralized - federated", "model": "", **base}
+        gain = {"setting": "federated - local", "model": "", **base}
+        rows.append(_long("price_of_not_pooling", price, row.price, None, row.support))
+        rows.append(_long("gain_from_joining", gain, row.gain, row.gain_interval, row.support))
+    matrix = comparison.cross_site
+    for model, spreads in zip(matrix.models, matrix.scores, strict=True):
+        setting = "local" if model in comparison.clients else model
+        for data, spread in zip(matrix.data, spreads, strict=True):
+            who = {"setting": setting, "model": model, "data": data, "metric": comparison.primary}
+            rows.append(_long("cross_site", who, spread, None, None))
+    return rows
+
+
+def _long(
+    table: str,
+    who: dict[str, str],
+    spread: Spread,
+    interval: Interval | None,
+    support: int | None,
+    extremes: tuple[float, float] | None = None,
+) -> dict[str, Any]:
+    return {
+        "table": table,
+        **who,
+        "mean": _or_none(spread.mean),
+        "sd": _or_none(spread.sd),
+        "defined": len(spread.defined),
+        "runs": len(spread.values),
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+        "lowest_model": extremes[0] if extremes else None,
+        "highest_model": extremes[1] if extremes else None,
+        "support": support,
+    }
+
+
+def _model_name(line: Headline) -> str:
+    if line.setting != "local":
+        return line.setting
+    return "mean of the clients' models" if line.data == "held_out" else "each client's own"
+
+
+def _headline_cell(line: Headline, metric: str, primary: str) -> Cell:
+    spread = line.scores[metric]
+    if math.isnan(spread.mean):
+        return Cell(spread.text(), "muted")
+    small = [line.interval.text()] if line.interval and metric == primary else []
+    if metric in line.ranges:
+        low, high = line.ranges[metric]
+        small.append(f"models {number(low)} to {number(high)}")
+    if metric == primary and line.models[0] < line.models[1]:
+        small.append(f"{line.models[0]} of {line.models[1]} models defined")
+    return Cell(spread.text(), small=" · ".join(small))
+
+
+def _client_cell(row: ClientRow, setting: str) -> Cell:
+    spread, interval = row.scores.get(setting, Spread(())), row.intervals.get(setting)
+    if math.isnan(spread.mean):
+        return Cell(spread.text() + (f" (n = {row.support})" if spread.values else ""), "muted")
+    return Cell(spread.text(), small=interval.text() if interval else "")
+
+
+def _signed(spread: Spread, interval: Interval | None, *, good_above: bool) -> Cell:
+    if math.isnan(spread.mean) or spread.mean == 0:
+        return Cell(spread.text(signed=True), "muted")
+    kind = "good" if (spread.mean > 0) == good_above else "bad"
+    return Cell(spread.text(signed=True), kind, interval.text(signed=True) if interval else "")
+
+
+def _client_note(comparison: Comparison, price: bool, gain: bool) -> str:
+    notes = [f"{metric_name(comparison.primary)} of each client's own test set."]
+    if price:
+        notes.append(
+            "Price of not pooling: how much better centralized is than federated (negative: federated is better)."
+        )
+    if gain:
+        notes.append(
+            "Gain from joining: how much better federated is than the client's own model (positive: joining pays)."
+        )
+    if any(row.gain_interval for row in comparison.per_client):
+        notes.append("Brackets: bootstrap 95 % intervals over test samples, for the gain paired by sample.")
+    return " ".join(notes)
+
+
+def _plain(spread: Spread) -> str:
+    if not spread.values:
+        return NOT_RUN
+    sd = "" if math.isnan(spread.sd) else f" ± {spread.sd:,.1f}"
+    return f"{spread.mean:,.1f}{sd}"
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,124 @@
+"""One suite for every task and every config: a file in `tasks/` and its YAML are picked up by being there."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import Finished, conduct
+from training.config import Experiment, load
+from training.loading import fetch
+from training.parameters import trainable_state, travelling_names, weights_hash
+from training.preparation import build_network, check_leaks, monitored
+from training.runs import Run
+from training.statistics import Statistics, merge_statistics
+from training.task import Task
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+NAMES = [path.stem for path in CONFIGS]
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=NAMES)
+def config(request: pytest.FixtureRequest) -> Path:
+    return Path(request.param)
+
+
+@pytest.fixture(scope="module")
+def data(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("synthetic") / config.stem
+    importlib.import_module(f"datasets.synthetic.{load(config).task}").make(folder, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def experiment(config: Path, data: Path) -> Experiment:
+    return load(config, [f"options.data={data}", "federation.rounds=1", "federation.local_epochs=1"])
+
+
+@pytest.fixture(scope="module")
+def task(experiment: Experiment) -> Task:
+    return experiment.build_task()
+
+
+@pytest.fixture(scope="module")
+def merged(task: Task) -> Statistics:
+    return merge_statistics({client: task.statistics(client) for client in task.clients()})
+
+
+def test_every_task_has_a_config_and_a_maker() -> None:
+    tasks = sorted(path.stem for path in (ROOT / "tasks").glob("[a-z]*.py"))
+    assert tasks == sorted(NAMES)
+    assert set(tasks) <= {path.stem for path in (ROOT / "datasets" / "synthetic").glob("[a-z]*.py")}
+
+
+def test_clients_are_named_and_their_data_is_disjoint(task: Task) -> None:
+    assert task.clients() == sorted(set(task.clients()))
+    assert all(task.identities(client) for client in task.clients())
+    check_leaks(task, task.clients())
+
+
+def test_what_is_fitted_survives_json(task: Task, merged: Statistics) -> None:
+    fitted = task.fit(merged, merged)
+    assert task.Fitted.model_validate_json(fitted.model_dump_json()) == fitted
+    assert Statistics.model_validate_json(merged.model_dump_json()) == merged
+
+
+def test_same_seed_same_weights(task: Task, merged: Statistics) -> None:
+    fitted = task.fit(merged, merged)
+    hashes = [weights_hash(build_network(task, fitted, seed).state_dict()) for seed in (1, 1, 2)]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_loss_is_finite_and_reaches_what_trains(task: Task, merged: Statistics) -> None:
+    fitted = task.fit(merged, merged)
+    network = build_network(task, fitted, 0)
+    batch = fetch(task.client_data(task.clients()[0], fitted).train, [0, 1, 2, 3])
+    loss = task.loss(task.forward(network, batch), batch)
+    loss.total.backward()
+    assert torch.isfinite(loss.total) and loss.count == 4
+    silent = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    assert not silent
+    assert travelling_names(network, task.personal()) == sorted(trainable_state(network))
+
+
+def test_the_headline_metric_exists(experiment: Experiment, task: Task, merged: Statistics) -> None:
+    assert monitored(experiment, task, task.fit(merged, merged)) == (task.primary, True)
+
+
+def test_all_splits_hold_samples_and_are_described(task: Task, merged: Statistics) -> None:
+    fitted = task.fit(merged, merged)
+    for client in task.clients():
+        data, described = task.client_data(client, fitted), task.describe(client)
+        for split in ("train", "val", "test"):
+            assert len(data.split(split)) == described[split] > 0
+
+
+def test_one_round_in_all_three_settings(experiment: Experiment, tmp_path: Path) -> None:
+    runs = {}
+    for setting in ("centralized", "local", "federated"):
+        run = Run.create(tmp_path / setting, experiment, setting)
+        conduct(run)
+        runs[setting] = Finished(run)
+    clients = experiment.build_task().clients()
+    manifests = [run.json("manifest") for run in runs.values()]
+    assert len({manifest["initial_sha256"] for manifest in manifests}) == 1
+    assert len({manifest["budget"]["samples"] for manifest in manifests}) == 1
+    for setting in ("centralized", "federated"):
+        rows = runs[setting].json("eval_summary")["rows"]
+        assert [row["data"] for row in rows] in ([*clients, "held_out", "pooled"], [*clients, "pooled", "held_out"])
+
+
+def test_one_client_federated_equals_centralized(experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task_class = type(experiment.build_task())
+    only = experiment.build_task().clients()[:1]
+    monkeypatch.setattr(task_class, "clients", lambda self: only)
+    federation = experiment.federation.model_copy(update={"rounds": 2, "optimizer_state": "kept"})
+    alone = experiment.model_copy(update={"federation": federation})
+    hashes = []
+    for setting in ("centralized", "federated"):
+        run = Run.create(tmp_path / setting, alone, setting)
+        conduct(run)
+        hashes.append(Finished(run).hashes)
+    assert hashes[0] == hashes[1]

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from core.commands import one_line_errors
-from reports.comparison import compare
+from reports.comparison import Comparison, compare
 from reports.honesty import failures, warnings
-from reports.report import find_runs, write_report
+from reports.report import find_runs, write_page
 from reports.run_folder import RunRecord
 from reports.tables import headline_table
 
@@ -32,19 +32,19 @@ def main(
     """
     with one_line_errors():
         folders = find_runs(runs)
-        page = write_report(folders, out or _default_out(runs, folders))
-        _show([RunRecord.read(folder) for folder in folders])
+        comparison = compare([RunRecord.read(folder) for folder in folders])
+        page = write_page(comparison, out or _default_out(folders))
+        _show(comparison)
         print(f"report: {page}")
 
 
-def _default_out(named: list[Path], folders: list[Path]) -> Path:
+def _default_out(folders: list[Path]) -> Path:
     if len(folders) == 1:
         return folders[0]
     return Path(os.path.commonpath([folder.parent.absolute() for folder in folders])) / "report"
 
 
-def _show(records: list[RunRecord]) -> None:
-    comparison = compare(records)
+def _show(comparison: Comparison) -> None:
     content = headline_table(comparison)
     table = Table(*content.columns, title=comparison.task)
     for row in content.rows:
@@ -52,8 +52,7 @@ def _show(records: list[RunRecord]) -> None:
     console = Console()
     if content.rows:
         console.print(table)
-    problems = [*failures(records), *warnings(comparison.records)]
-    for line in problems:
+    for line in [*failures(comparison.records), *warnings(comparison.records)]:
         console.print(f"! {line}", style="yellow", markup=False, highlight=False)
 
 

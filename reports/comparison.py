@@ -219,7 +219,7 @@ def _cross_site(scored: list[RunRecord], clients: list[str], metric: str) -> Cro
     data = [name for name in (*clients, "pooled", "held_out") if any((model, name) in present for model in models)]
     scores = [
         [
-            Spread(tuple(one.value(model, name, metric) for one in scored if model in one.models))
+            Spread(tuple(one.value(model, name, metric) for one in scored if one.row(model, name)))
             for name in data
         ]
         for model in models

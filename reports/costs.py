@@ -22,7 +22,7 @@ class Cost:
     trainable: list[int | None]
     total: list[int | None]
     length: str
-    """Epochs, or rounds x local epochs."""
+    """Epochs, or rounds and their local epochs."""
 
 
 def costs(records: Sequence[RunRecord]) -> list[Cost]:
@@ -62,7 +62,7 @@ def _length(group: list[RunRecord]) -> str:
     budgets = [record.manifest.get("budget", {}) for record in group]
     if any(budget.get("rounds") for budget in budgets):
         rounds, local = (counted([budget.get(key) for budget in budgets]) for key in ("rounds", "local_epochs"))
-        return f"{rounds} rounds × {local} epochs"
+        return f"{rounds} rounds of {local} epochs"
     return f"{counted([budget.get('epochs') for budget in budgets])} epochs"
 
 

@@ -1,4 +1,4 @@
-"""What a reader must know before believing a comparison, in words: failures, and all that differs beside the setting."""
+"""What a reader must know before believing a comparison: failures, and all that differs beside the setting."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

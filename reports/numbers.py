@@ -1,6 +1,7 @@
 """Numbers as a reader sees them: repeated over seeds, never rounded away, undefined where undefined."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,15 +32,12 @@ class Spread:
     @property
     def mean(self) -> float:
         """Mean of the defined values, NaN without any."""
-        return math.fsum(self.defined) / len(self.defined) if self.defined else math.nan
+        return statistics.fmean(self.defined) if self.defined else math.nan
 
     @property
     def sd(self) -> float:
         """Sample standard deviation (n - 1) over seeds, NaN for fewer than two values."""
-        if len(self.defined) < 2:
-            return math.nan
-        squares = math.fsum((value - self.mean) ** 2 for value in self.defined)
-        return math.sqrt(squares / (len(self.defined) - 1))
+        return statistics.stdev(self.defined) if len(self.defined) > 1 else math.nan
 
     def text(self, *, signed: bool = False) -> str:
         """Write mean ± sd; a single value alone."""
@@ -62,11 +60,6 @@ class Interval:
     def text(self, *, signed: bool = False) -> str:
         """Write the ends in brackets."""
         return f"[{number(self.low, signed=signed)}, {number(self.high, signed=signed)}]"
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Tell whether all of it lies on one side of zero."""
-        return self.low > 0 or self.high < 0
 
 
 def number(value: float, *, signed: bool = False) -> str:

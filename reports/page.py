@@ -1,7 +1,7 @@
 """One self-contained HTML page: no script, no network, readable on a phone and in print."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reports.comparison import Comparison
 from reports.costs import costs
-from reports.honesty import failures, warnings
+from reports.honesty import failures
 from reports.numbers import metric_name
-from reports.plots import LABELS
+from reports.plots import DPI, LABELS
 from reports.run_folder import RunRecord
 from reports.tables import DATA_NAMES, Cell, Table, client_table, cost_table, data_table, headline_table
 from reports.verdict import verdict
 
 TEMPLATE = "template.html.j2"
 CAPTIONS = {
-    "per_client_bars": "Each client's own test set under every setting.",
+    "per_client_bars": "Each client's own test set under every setting. Whiskers: 95 % interval, else ± sd over seeds.",
+    "per_client_gain": "What each client gains by joining, and what it pays because data is not pooled.",
     "per_client_curves": "Validation per client during training.",
     "cross_site": "Every model on every test set. The diagonal of the clients' models is the local setting.",
     "bytes_per_round": "Bytes exchanged per round, all clients together.",
@@ -33,10 +34,11 @@ CURVE_NOTE = (
 
 @dataclass(frozen=True)
 class Picture:
-    """An image inside the page."""
+    """An image inside the page, with its width in CSS pixels: all pictures show their text in one size."""
 
     uri: str
     caption: str
+    width: int
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,12 @@ class Tile:
     small: str
 
 
-def render(comparison: Comparison, pictures: Mapping[str, bytes]) -> str:
+def render(comparison: Comparison, warnings: Sequence[str], pictures: Mapping[str, bytes]) -> str:
     """Write the page.
 
     Args:
         comparison: The runs.
+        warnings: What keeps them from being compared as they stand.
         pictures: File stem -> PNG, see `reports.plots.plots`.
     """
     environment = Environment(
@@ -63,13 +66,12 @@ def render(comparison: Comparison, pictures: Mapping[str, bytes]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    warned = warnings(comparison.records)
     return environment.get_template(TEMPLATE).render(
         title=_title(comparison),
         subtitle=_subtitle(comparison),
-        verdict=verdict(comparison, warned),
+        verdict=verdict(comparison, warnings),
         failures=failures(comparison.records),
-        warnings=warned,
+        warnings=warnings,
         tiles=_tiles(comparison),
         headline=headline_table(comparison),
         clients=client_table(comparison),
@@ -87,7 +89,7 @@ def _title(comparison: Comparison) -> str:
     task = comparison.task.rpartition(".")[2]
     if len(comparison.records) == 1:
         return f"{task}, {comparison.records[0].setting}"
-    return f"{task}: {' against '.join(setting for setting in LABELS if setting in settings)}"
+    return f"{task}: {', '.join(setting for setting in LABELS if setting in settings)}"
 
 
 def _subtitle(comparison: Comparison) -> str:
@@ -110,19 +112,19 @@ def _tiles(comparison: Comparison) -> list[Tile]:
         line = comparison.line(setting, comparison.main_data)
         if line:
             where = f"{metric_name(comparison.primary)}, {DATA_NAMES[line.data]}"
-            interval = f" {line.interval.text()}" if line.interval else ""
+            interval = f"\n95 % interval {line.interval.text()}" if line.interval else ""
             tiles.append(Tile(setting, LABELS[setting], line.scores[comparison.primary].text(), where + interval))
     return tiles
 
 
 def _sections(pictures: Mapping[str, bytes]) -> dict[str, list[Picture]]:
     def chosen(*stems: str) -> list[Picture]:
-        return [Picture(_uri(pictures[stem]), CAPTIONS.get(stem, "")) for stem in stems if stem in pictures]
+        return [_picture(pictures[stem], CAPTIONS.get(stem, "")) for stem in stems if stem in pictures]
 
     curves = [stem for stem in pictures if stem.endswith("_curve")]
     matrices = [stem for stem in pictures if stem.startswith("confusion_matrix")]
     return {
-        "client_pictures": chosen("per_client_bars"),
+        "client_pictures": chosen("per_client_bars", "per_client_gain"),
         "curve_pictures": chosen(*curves),
         "client_curve_pictures": chosen("per_client_curves"),
         "confusion_pictures": chosen(*matrices),
@@ -131,8 +133,9 @@ def _sections(pictures: Mapping[str, bytes]) -> dict[str, list[Picture]]:
     }
 
 
-def _uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def _picture(png: bytes, caption: str) -> Picture:
+    pixels = int.from_bytes(png[16:20], "big")  # The width field of the PNG header.
+    return Picture("data:image/png;base64," + base64.b64encode(png).decode(), caption, round(pixels * 96 / DPI))
 
 
 def _data(comparison: Comparison) -> Table:

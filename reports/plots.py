@@ -5,6 +5,7 @@ Colours are from the Okabe-Ito palette, which colour-blind readers can tell apar
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reports.comparison import Comparison, CrossSite
+from reports.comparison import ClientRow, Comparison, CrossSite
 from reports.curves import Curve, axis_label, bytes_per_step, curve, scalar_metrics
 from reports.numbers import Spread, metric_name
 from reports.run_folder import RunRecord
@@ -20,6 +21,7 @@ from reports.run_folder import RunRecord
 COLOURS = {"centralized": "#0072B2", "federated": "#D55E00", "local": "#009E73"}
 STYLES = {"centralized": "-", "federated": "-", "local": "-."}
 LABELS = {"centralized": "centralized (pooled)", "federated": "federated", "local": "local (each alone)"}
+DPI = 144
 MAX_PANELS = 24
 MAX_ANNOTATED = 15
 GREY = "#5f6670"
@@ -31,6 +33,8 @@ def plots(comparison: Comparison) -> dict[str, Figure]:
     figures = {f"{name}_curve": metric_curve(groups, name) for name in curve_metrics(comparison.records)}
     if comparison.per_client:
         figures["per_client_bars"] = per_client_bars(comparison)
+    if any(row.gain.defined or row.price.defined for row in comparison.per_client):
+        figures["per_client_gain"] = per_client_gain(comparison)
     if comparison.clients and comparison.primary in scalar_metrics(comparison.records, "val"):
         figures["per_client_curves"] = per_client_curves(groups, comparison.clients, comparison.primary)
     if comparison.cross_site.models:
@@ -55,7 +59,7 @@ def curve_metrics(records: Sequence[RunRecord]) -> list[str]:
 
 def metric_curve(groups: dict[str, list[RunRecord]], metric: str) -> Figure:
     """Draw a metric over training: validation solid, training (where recorded) dotted, a band over seeds."""
-    figure, axes = _figure(5.6, 3.6)
+    figure, axes = _figure(5.2, 3.6)
     everyone = [record for group in groups.values() for record in group]
     for setting, group in groups.items():
         val = curve(group, everyone, "val", "pooled", metric)
@@ -72,7 +76,7 @@ def per_client_curves(groups: dict[str, list[RunRecord]], clients: Sequence[str]
     shown = list(clients[:MAX_PANELS])
     columns = min(3, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = Figure(figsize=(max(5.6, 3.0 * columns), 2.1 * rows + 0.8), layout="constrained")
+    figure = Figure(figsize=(max(5.2, 3.0 * columns), 2.1 * rows + 0.8), layout="constrained")
     everyone = [record for group in groups.values() for record in group]
     panels = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)).ravel()
     for panel, client in zip(panels, shown, strict=False):
@@ -97,8 +101,7 @@ def per_client_bars(comparison: Comparison) -> Figure:
     """Draw each client's own test set under every setting; whiskers are 95 % intervals, else ± sd over seeds."""
     settings, rows = comparison.settings, comparison.per_client
     height = 0.8 / len(settings)
-    figure, axes = _figure(5.6, max(2.4, 1.1 + len(rows) * (0.12 + 0.2 * len(settings))))
-    any_interval = any(row.intervals.get(setting) for row in rows for setting in settings)
+    figure, axes = _figure(5.2, max(2.4, 1.1 + len(rows) * (0.12 + 0.2 * len(settings))))
     for index, setting in enumerate(settings):
         at = np.arange(len(rows)) + (index - (len(settings) - 1) / 2) * height
         means = np.array([row.scores[setting].mean for row in rows])
@@ -107,12 +110,27 @@ def per_client_bars(comparison: Comparison) -> Figure:
         axes.errorbar(means, at, xerr=(low, high), fmt="none", ecolor="#222", elinewidth=1, capsize=2)
         for y in at[np.isnan(means)]:
             axes.text(0.01, y, "undefined", va="center", fontsize=8, color=GREY, transform=axes.get_yaxis_transform())
-    axes.set_yticks(range(len(rows)), [row.client for row in rows])
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
-    whisker = "95 % interval over test samples" if any_interval else "± sd over seeds"
-    axes.set_xlabel(f"{metric_name(comparison.primary)} on the client's own test set ({whisker})")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    axes.set_xlabel(f"{metric_name(comparison.primary)}, own test set")
+    _finish_clients(figure, axes, rows)
+    return figure
+
+
+def per_client_gain(comparison: Comparison) -> Figure:
+    """Draw each client's gain from joining, with its 95 % interval, and its price of not pooling."""
+    rows = comparison.per_client
+    figure, axes = _figure(5.2, max(2.4, 1.1 + len(rows) * 0.5))
+    for name, colour, marker, offset in (("gain", "#009E73", "o", -0.12), ("price", "#CC79A7", "D", 0.12)):
+        means = [getattr(row, name).mean for row in rows]
+        label = {"gain": "gain from joining", "price": "price of not pooling"}[name]
+        if not all(math.isnan(mean) for mean in means):
+            axes.plot(means, np.arange(len(rows)) + offset, marker, color=colour, label=label, markersize=6)
+    for at, row in enumerate(rows):
+        if row.gain_interval:
+            axes.plot([row.gain_interval.low, row.gain_interval.high], [at - 0.12] * 2, color="#009E73", linewidth=1.5)
+    axes.axvline(0, color="#222", linewidth=1)
+    better = "higher" if comparison.higher_is_better else "lower"
+    axes.set_xlabel(f"difference in {metric_name(comparison.primary)} ({better} counts as better)")
+    _finish_clients(figure, axes, rows)
     return figure
 
 
@@ -120,7 +138,7 @@ def cross_site(matrix: CrossSite, comparison: Comparison) -> Figure:
     """Draw the primary metric of every model (rows) on every test set (columns)."""
     values = np.array([[spread.mean for spread in row] for row in matrix.scores])
     names = [name.replace("held_out", "held-out") for name in matrix.data]
-    figure, axes = _figure(max(5.6, 1.9 + 0.72 * len(names)), max(2.6, 1.6 + 0.42 * len(matrix.models)))
+    figure, axes = _figure(max(5.2, 1.9 + 0.72 * len(names)), max(2.6, 1.6 + 0.42 * len(matrix.models)))
     colour_map = "cividis" if comparison.higher_is_better else "cividis_r"
     image = axes.imshow(values, cmap=colour_map, aspect="auto")
     _matrix_axes(axes, names, matrix.models)
@@ -170,7 +188,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], title: str) -> 
 
 def bytes_per_round(records: Sequence[RunRecord]) -> Figure:
     """Draw what all clients together sent and received in each round."""
-    figure, axes = _figure(5.6, 3.2)
+    figure, axes = _figure(5.2, 3.2)
     steps, up = bytes_per_step(records, "bytes_up")
     down = bytes_per_step(records, "bytes_down")[1]
     unit, divisor = ("kB", 1e3) if max([*up, *down]) < 1e6 else ("MB", 1e6)
@@ -214,6 +232,13 @@ def _finish_time_axis(axes: Axes, records: Sequence[RunRecord], metric: str) -> 
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
 
 
+def _finish_clients(figure: Figure, axes: Axes, rows: Sequence[ClientRow]) -> None:
+    axes.set_yticks(range(len(rows)), [row.client for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+
+
 def _whisker(spread: Spread, interval: object) -> tuple[float, float]:
     low, high = getattr(interval, "low", None), getattr(interval, "high", None)
     if low is not None and high is not None:
@@ -224,7 +249,7 @@ def _whisker(spread: Spread, interval: object) -> tuple[float, float]:
 def _matrix_axes(axes: Axes, columns: Sequence[str], rows: Sequence[str]) -> None:
     small = 8.5 if max(len(columns), len(rows)) <= MAX_ANNOTATED else 6
     steep = any(len(name) > 4 for name in columns)
-    rotation = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if steep else {}
+    rotation: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if steep else {}
     axes.set_xticks(range(len(columns)), columns, fontsize=small, **rotation)
     axes.set_yticks(range(len(rows)), rows, fontsize=small)
     axes.grid(visible=False)

@@ -12,12 +12,10 @@ from core.files import atomic, write_json, write_text
 from reports.comparison import Comparison, compare
 from reports.honesty import failures, warnings
 from reports.page import render
-from reports.plots import plots
+from reports.plots import DPI, plots
 from reports.run_folder import RunRecord
 from reports.tables import long_rows
 from reports.verdict import verdict
-
-DPI = 144
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
@@ -33,12 +31,17 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     Raises:
         UserError: A folder cannot be read, or the runs cannot be compared.
     """
-    comparison = compare([RunRecord.read(Path(run)) for run in runs])
+    return write_page(compare([RunRecord.read(Path(run)) for run in runs]), out)
+
+
+def write_page(comparison: Comparison, out: Path) -> Path:
+    """Do the same for runs that are compared already."""
+    warned = warnings(comparison.records)
     pictures = {stem: _save(figure, out / "plots" / f"{stem}.png") for stem, figure in plots(comparison).items()}
     if len(comparison.records) > 1:
-        _write_tables(comparison, out)
+        _write_tables(comparison, warned, out)
     page = out / "report.html"
-    write_text(page, render(comparison, pictures))
+    write_text(page, render(comparison, warned, pictures))
     return page
 
 
@@ -65,10 +68,9 @@ def _save(figure: Figure, path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _write_tables(comparison: Comparison, out: Path) -> None:
+def _write_tables(comparison: Comparison, warned: list[str], out: Path) -> None:
     rows = long_rows(comparison)
     write_text(out / "comparison.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
-    warned = warnings(comparison.records)
     content: dict[str, Any] = {
         "task": comparison.task,
         "primary": comparison.primary,

@@ -159,7 +159,7 @@ def _headline_cell(line: Headline, metric: str, primary: str) -> Cell:
         small.append(f"models {number(low)} to {number(high)}")
     if metric == primary and line.models[0] < line.models[1]:
         small.append(f"{line.models[0]} of {line.models[1]} models defined")
-    return Cell(spread.text(), small=" · ".join(small))
+    return Cell(spread.text(), small="\n".join(small))
 
 
 def _client_cell(row: ClientRow, setting: str) -> Cell:
@@ -177,7 +177,7 @@ def _signed(spread: Spread, interval: Interval | None, *, good_above: bool) -> C
 
 
 def _client_note(comparison: Comparison, price: bool, gain: bool) -> str:
-    notes = [f"{metric_name(comparison.primary)} of each client's own test set."]
+    notes = [f"Scores are {metric_name(comparison.primary)} on each client's own test set."]
     if price:
         notes.append(
             "Price of not pooling: how much better centralized is than federated (negative: federated is better)."

@@ -1,6 +1,7 @@
 """The result in a sentence or three, from the numbers and no further than they reach."""
 
 import math
+from collections.abc import Sequence
 
 from reports.comparison import Comparison, Headline, advantage
 from reports.numbers import metric_name, number
@@ -8,7 +9,7 @@ from reports.numbers import metric_name, number
 MAIN_DATA = {"held_out": "the held-out set", "pooled": "the clients' test sets together"}
 
 
-def verdict(comparison: Comparison, warnings: list[str]) -> str:
+def verdict(comparison: Comparison, warnings: Sequence[str]) -> str:
     """Say what came out.
 
     Args:
@@ -94,5 +95,5 @@ def _certainty(comparison: Comparison) -> str:
     intervals = [row.gain_interval for row in comparison.per_client if row.gain_interval]
     if not intervals:
         return ""
-    clear = sum(interval.excludes_zero for interval in intervals)
-    return f" The 95 % interval of the gain excludes zero for {clear} of {len(intervals)} clients."
+    above, below = sum(one.low > 0 for one in intervals), sum(one.high < 0 for one in intervals)
+    return f" The 95 % interval of the gain is above zero for {above} of {len(intervals)} clients and below zero for {below}."

@@ -27,3 +27,10 @@ def test_files_and_functions_stay_readable() -> None:
         if (count := len(path.read_text().splitlines())) > 350
     }
     assert not too_long
+
+
+def test_nothing_imports_the_top_floor() -> None:
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            text = path.read_text()
+            assert "import compare" not in text and "from compare" not in text, path

@@ -26,7 +26,7 @@ OPTIONS = {"client_key": None, "split_key": "nicheformer_split", "held_out": Non
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     target = tmp_path_factory.mktemp("study") / "data"
-    make(target)
+    make(target, cells_per_section=60)
     return target
 
 
@@ -102,8 +102,8 @@ def test_a_linear_model_learns_more_from_the_pool_than_from_one_hospital(folder)
 
 
 def test_the_seed_decides_the_content(tmp_path, folder):
-    make(tmp_path / "again")
-    make(tmp_path / "other", seed=1)
+    make(tmp_path / "again", cells_per_section=60)
+    make(tmp_path / "other", seed=1, cells_per_section=60)
     for name in ("held_out.h5ad", "reference/model.h5ad"):
         here, again, other = (ad.read_h5ad(path / name) for path in (folder, tmp_path / "again", tmp_path / "other"))
         assert here.var_names.equals(again.var_names) and not here.var_names.equals(other.var_names)

@@ -6,7 +6,7 @@ function of (seed, client, epoch), so a round, a restart and a straight run draw
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from training.device import autocast
 from training.loading import load_batches, reseed, shuffled_batches
 from training.optimizers import build_optimizer
 from training.parameters import training_mode
+from training.progress import bar
 from training.schedules import Plateau
 from training.task import Batch, Samples, Task
 
@@ -87,11 +88,12 @@ class Trainer:
         sizes = [len(batch) for batch in batches]
         groups = [sizes[at : at + self.options.accumulate] for at in range(0, len(sizes), self.options.accumulate)]
         loaded = load_batches(samples, batches, self.options.loader_workers, self.seed, self.client, epoch)
+        watched = bar(loaded, len(batches), f"{self.client}  epoch {epoch + 1}/{self.epochs}")
         sums: dict[str, Tensor] = {}
         with seeded_torch(self.seed, "layers", self.client, epoch):
             for step, group in enumerate(groups):
                 self._set_rate(epoch, step, len(groups))
-                self._step(loaded, group, sums)
+                self._step(watched, group, sums)
         samples_seen = sum(sizes)
         losses = {name: float(total) / samples_seen for name, total in sums.items()}
         if not all(math.isfinite(value) for value in losses.values()):
@@ -123,7 +125,7 @@ class Trainer:
         if self.plateau:
             self.plateau.load_state_dict(state["plateau"])
 
-    def _step(self, loaded: Any, sizes: list[int], sums: dict[str, Tensor]) -> None:
+    def _step(self, loaded: Iterator[Batch], sizes: list[int], sums: dict[str, Tensor]) -> None:
         """Make one optimizer step from a group of batches, each weighted by its share of the samples."""
         total = sum(sizes)
         for size in sizes:

@@ -11,6 +11,7 @@ from training.config import Train
 from training.device import autocast
 from training.loading import load_batches, ordered_batches
 from training.metrics import Metrics
+from training.progress import bar
 from training.task import Batch, Samples, Task
 
 
@@ -40,7 +41,8 @@ def evaluate(
     network.eval()
     batches = ordered_batches(len(samples), options.eval_batch_size)[: options.limit_batches]
     with torch.inference_mode():
-        for batch in load_batches(samples, batches, options.loader_workers, 0, "evaluation"):
+        loaded = load_batches(samples, batches, options.loader_workers, 0, "evaluation")
+        for batch in bar(loaded, len(batches), "evaluation"):
             with autocast(device, options.precision):
                 outputs = task.forward(network, {key: value.to(device) for key, value in batch.items()})
             outputs = {

@@ -1,7 +1,6 @@
 """Frozen layers run once per sample: their output replaces the sample, for training and evaluation alike."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from training.config import Train
 from training.device import autocast
 from training.loading import InMemory, load_batches, ordered_batches
 from training.parameters import trainable_state, weights_hash
+from training.progress import bar
 from training.task import Batch, Samples, Task
 
 
@@ -33,7 +33,6 @@ def encode_samples(
     *,
     key: tuple[str, ...],
     folder: Path | None,
-    progress: Callable[[int], None] = lambda done: None,
 ) -> Samples:
     """Give the samples with the frozen front of the network already applied.
 
@@ -45,7 +44,6 @@ def encode_samples(
         device: Where the network is.
         key: Identifies the data (digest, split) and the frozen weights.
         folder: Where encoded samples are kept between runs, or None.
-        progress: Called with the number of samples done.
     """
     wanted = options.cache_features and len(samples) > 0 and not hasattr(samples, "reseed")
     if not wanted or options.limit_batches:
@@ -57,7 +55,7 @@ def encode_samples(
     path = folder / f"{name}.safetensors" if folder else None
     stored = _read(path, len(samples)) if path else None
     if stored is None:
-        stored = _encode(task, network, samples, options, device, progress)
+        stored = _encode(task, network, samples, options, device)
         if path:
             _write(path, stored)
     return InMemory(stored, getattr(samples, "names", None))
@@ -72,25 +70,16 @@ def encoded_bytes(task: Task, network: nn.Module, samples: Samples, device: torc
     return None if encoded is None else sum(value.nbytes for value in encoded.values())
 
 
-def _encode(
-    task: Task,
-    network: nn.Module,
-    samples: Samples,
-    options: Train,
-    device: torch.device,
-    progress: Callable[[int], None],
-) -> Batch:
+def _encode(task: Task, network: nn.Module, samples: Samples, options: Train, device: torch.device) -> Batch:
     network.eval()
     parts: list[Batch] = []
-    done = 0
     batches = ordered_batches(len(samples), options.batch_size)
+    loaded = load_batches(samples, batches, options.loader_workers, 0, "encoding")
     with torch.inference_mode(), autocast(device, options.precision):
-        for batch in load_batches(samples, batches, options.loader_workers, 0, "encoding"):
+        for batch in bar(loaded, len(batches), "frozen layers"):
             encoded = task.encode(network, {key: value.to(device) for key, value in batch.items()})
             assert encoded is not None
             parts.append({key: value.cpu() for key, value in encoded.items()})
-            done += len(next(iter(batch.values())))
-            progress(done)
     return {key: torch.cat([part[key] for part in parts]).clone() for key in parts[0]}
 
 

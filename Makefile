@@ -9,7 +9,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 demo: $(VENV)/installed
 	test -d data/nicheformer || $(RUN) -m datasets nicheformer data/nicheformer
-	$(RUN) compare.py configs/nicheformer.yaml
+	$(RUN) compare.py configs/nicheformer.yaml $(ARGS)
 
 test: $(VENV)/installed lint
 	$(RUN) -m pytest

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from reports.report import write_report
 
 from centralized.runner import execute
 from core.commands import one_line_errors
 from core.errors import UserError
-from core.files import make_folder, read_json
-from fl.engines import Engine, engine_function
+from core.files import read_json
+from fl.engines import Engine, check_federation, engine_function
+from reports.report import write_report
 from training.config import Experiment, load
 from training.runs import EXIT_CODES, Run, Setting, default_name
 from training.session import DRY_RUN, conduct, task_stem
@@ -26,7 +26,7 @@ def main(
     config: Annotated[Path, typer.Argument(help="Experiment, e.g. configs/nicheformer.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. train.lr=0.01")] = None,
     seeds: Annotated[
-        list[int] | None, typer.Option(help="Seeds, e.g. --seeds 0 1 2; by default the config's own")
+        list[int] | None, typer.Option(min=0, help="Seeds, e.g. --seeds 0 1 2; by default the config's own")
     ] = None,
     engine: Annotated[
         Engine, typer.Option(help="flower: an isolated `flwr run` on Ray; inprocess: the same apps in this process")
@@ -42,7 +42,8 @@ def main(
     """
     with one_line_errors():
         experiment = load(config, [*(overrides or []), *(DRY_RUN if dry_run else ())])
-        folder = resume or _new_folder(results / task_stem(experiment), name)
+        folder = _known_folder(resume) if resume else _new_folder(results / task_stem(experiment), name)
+        check_federation(experiment)
         runs, worst = [], 0
         try:
             for seed in seeds or [experiment.seed]:
@@ -62,7 +63,15 @@ def _new_folder(parent: Path, name: str) -> Path:
     folder = parent / (name or default_name("compare"))
     if folder.exists():
         raise UserError(f"{folder}: this folder exists; choose another --name, or go on with --resume {folder}")
-    return make_folder(folder)
+    return folder
+
+
+def _known_folder(folder: Path) -> Path:
+    if not any(folder.glob("*/status.json")):
+        raise UserError(
+            f"{folder}: no comparison to resume, it holds no run folders; check the path or leave out --resume"
+        )
+    return folder
 
 
 def _open(folder: Path, experiment: Experiment, seed: int, setting: Setting) -> Run:

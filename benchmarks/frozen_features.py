@@ -67,15 +67,21 @@ def main(cells: Annotated[int, typer.Option(help="Cells in each of the 21 sectio
     step = federated["history"]["steps"][1]
     full = federated["manifest"]["bytes"]["full_state"]
     table = Table("figure", "value")
-    table.add_row("parameters, trainable / total", "{trainable:,} / {total:,}".format(**cached["manifest"]["parameters"]))
+    table.add_row(
+        "parameters, trainable / total", "{trainable:,} / {total:,}".format(**cached["manifest"]["parameters"])
+    )
     table.add_row("training cells", str(cached["manifest"]["budget"]["samples"] // 2))
     table.add_row("second epoch without cache, s", f"{seconds[0]:.2f}")
     table.add_row("second epoch with cache, s", f"{seconds[1]:.4f}")
     table.add_row("ratio", f"{seconds[0] / seconds[1]:.0f}")
-    table.add_row("final weights equal", str(without["manifest"]["weights_sha256"] == cached["manifest"]["weights_sha256"]))
+    table.add_row(
+        "final weights equal", str(without["manifest"]["weights_sha256"] == cached["manifest"]["weights_sha256"])
+    )
     for direction in ("up", "down"):
         bytes_ = max(step[f"bytes_{direction}"].values())
-        table.add_row(f"bytes {direction} per client and round", f"{bytes_:,} = {100 * bytes_ / full:.3f} % of {full:,}")
+        table.add_row(
+            f"bytes {direction} per client and round", f"{bytes_:,} = {100 * bytes_ / full:.3f} % of {full:,}"
+        )
     table.add_row("peak memory, MB", f"{peak_memory_mb():.0f}")
     Console().print(table)
 

@@ -44,6 +44,7 @@ class Member:
         fitted: BaseModel,
         network: nn.Module,
         data: Mapping[str, ClientData],
+        held_out: Samples | None,
         device: torch.device,
         monitor: tuple[str, bool],
     ) -> None:
@@ -57,11 +58,13 @@ class Member:
             fitted: Preprocessing fitted on those clients.
             network: Fresh, on `device`.
             data: All clients' splits, for scoring across sites.
+            held_out: The set that belongs to no client, opened before training so that a fault in it shows at once.
             device: Where the network is.
             monitor: Validation metric and whether higher is better.
         """
         self.run, self.task, self.name, self.clients = run, task, name, clients
-        self.fitted, self.network, self.data, self.device = fitted, network, data, device
+        self.fitted, self.network, self.device = fitted, network, device
+        self.data, self.held_out = data, held_out
         self.options = run.experiment.train
         self.monitor, higher_is_better = monitor
         self.selection = Selection(higher_is_better, self.options.early_stopping)

@@ -4,16 +4,21 @@ Both are the same loop over members; a member is a model with the clients whose 
 """
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from centralized.member import Member
+from core.errors import one_line
 from training.device import choose_device, threads
 from training.manifest import Outcome, manifest
 from training.metrics import Metrics
-from training.preparation import build_network, check_leaks, check_names, encode, monitored, open_client
+from training.preparation import build_network, check_leaks, check_names, monitored, open_client, open_held_out
 from training.runs import Run, Status
 from training.scoring import merged, row, summary_head
 from training.statistics import merge_statistics
+from training.task import ClientData
+
+Answer = TypeVar("Answer")
 
 
 def execute(run: Run) -> Status:
@@ -33,7 +38,7 @@ class _Runner:
         self.device = choose_device(self.experiment.train.device)
         self.clients = check_names(self.task.clients(), str(self.task.data))
         check_leaks(self.task, self.clients)
-        self.statistics = {client: self.task.statistics(client) for client in self.clients}
+        self.statistics = {client: self._of(client, "statistics", self.task.statistics) for client in self.clients}
         self.everyone = merge_statistics(self.statistics)
 
     def execute(self) -> Status:
@@ -59,19 +64,28 @@ class _Runner:
         fitted = self.task.fit(merge_statistics({c: self.statistics[c] for c in clients}), self.everyone)
         monitor = monitored(self.experiment, self.task, fitted)
         network = build_network(self.task, fitted, self.experiment.seed).to(self.device)
-        data = {c: open_client(self.task, c, fitted, network, self.experiment, self.device) for c in self.clients}
-        return Member(self.run, self.task, name, clients, fitted, network, data, self.device, monitor)
+
+        def opened(client: str) -> ClientData:
+            return open_client(self.task, client, fitted, network, self.experiment, self.device)
+
+        data = {client: self._of(client, "open", opened) for client in self.clients}
+        held_out = open_held_out(self.task, fitted, network, self.experiment, self.device)
+        return Member(self.run, self.task, name, clients, fitted, network, data, held_out, self.device, monitor)
 
     def score(self, member: Member) -> dict[str, Metrics]:
         """Score a member on every client's test set and on the held-out set."""
         sets = {client: member.data[client].test for client in self.clients}
-        held_out = self.task.held_out(member.fitted)
-        if held_out is not None:
-            digest = self.task.data_digest("held_out")
-            sets["held_out"] = encode(
-                self.task, member.network, held_out, self.experiment, self.device, digest, member.fitted, "held_out"
-            )
+        if member.held_out is not None:
+            sets["held_out"] = member.held_out
         return {data: member.score(data, samples) for data, samples in sets.items()}
+
+    def _of(self, client: str, phase: str, ask: Callable[[str], Answer]) -> Answer:
+        """Ask for something of a client; where that fails, say in status.json whose data it was."""
+        try:
+            return ask(client)
+        except Exception as error:
+            self.run.client_failed(client, 0, phase, one_line(error))
+            raise
 
     def manifest(self, outcomes: dict[str, Outcome], held_out: int | None, seconds: float) -> dict[str, Any]:
         """Give the content of manifest.json."""

@@ -89,7 +89,7 @@ def context_ids(cells: Cells, given: dict[ContextKind, str | int | None]) -> npt
         try:
             table = [context_id(kind, name.item()) for name in names]
         except UserError as error:
-            raise UserError(f"{cells.path}: obs[{kind!r}]: {error}") from None
+            raise UserError(f"{cells.path}: obs[{kind!r}]: {str(error).removeprefix(f'{kind}: ')}") from None
         ids[:, place] = np.asarray(table, dtype=np.int32)[which]
     return ids
 

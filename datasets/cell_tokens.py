@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from core.files import sha256_file, sha256_json
+from core.files import sha256_json
 from datasets.cells import Cells
 from datasets.gene_match import GeneMatch, match_genes
 from datasets.genes import Orthologs, Rounding, Vocabulary, prepare_mean, read_technology_mean
@@ -41,11 +41,15 @@ class TokenSource:
         """The model's genes."""
         return Vocabulary.read(self.reference / "model.h5ad")
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of files and choices."""
-        files = [self.reference / "model.h5ad", self._mean_path, *([self.orthologs] if self.orthologs else [])]
-        return sha256_json([self.rounding, self.length, *(sha256_file(path) for path in files)])
+        """SHA-256 of what the files say and of the choices.
+
+        Raises:
+            UserError: A file is missing or cannot be used.
+        """
+        translation = self._translation.table if self._translation else None
+        return sha256_json([self.length, self.vocabulary.names, self._mean_G.tolist(), translation])
 
     def match(self, cells: Cells) -> GeneMatch:
         """Count the genes of a file that the vocabulary knows.

@@ -20,7 +20,7 @@ import scipy.sparse as sp
 
 from core.errors import UserError
 from datasets.cells_h5ad import H5adTable
-from datasets.count_table import CountTable
+from datasets.count_table import CountTable, missing_column
 from datasets.layouts import FileOptions, of_file, of_folder, refuse_without_effect
 from datasets.unit_splits import SPLITS, check_fractions
 
@@ -190,12 +190,29 @@ class Study:
         """Say what occurs where, in the form `datasets.leakage.check_disjoint` takes.
 
         The level "cell" is always there, "unit" where the study knows units; `keys` adds obs columns, such as
-        `donor_id`, where they exist. Borrowed splits are left out, held-out cells are ("held_out", "test").
+        `donor_id`. Borrowed splits are left out, held-out cells are ("held_out", "test").
+
+        Raises:
+            UserError: A file lacks one of the columns.
         """
         places = {place: cells for place, cells in self.parts.items() if place not in self.borrowed}
         if self.held_out is not None:
             places[HELD_OUT, "test"] = self.held_out
         return {place: _levels(cells, keys) for place, cells in places.items()}
+
+    def require(self, columns: Mapping[str, str]) -> None:
+        """Check that every file has the obs columns that will be read from it.
+
+        Args:
+            columns: Column to the option that asks for it.
+
+        Raises:
+            UserError: A file lacks one of them.
+        """
+        for cells in self._all:
+            for name, option in columns.items():
+                if not cells.has(name):
+                    raise missing_column(cells.path, name, cells.table.columns, option)
 
     def manifest(self) -> dict[str, Any]:
         """Describe the splits so that they can be stored: file, cell count, units and SHA-256 of the content.
@@ -217,9 +234,12 @@ class Study:
             "sha256": cells.digest,
         }
 
+    @property
+    def _all(self) -> list[Cells]:
+        return [*self.parts.values(), *([] if self.held_out is None else [self.held_out])]
+
     def _probe(self) -> None:
-        held_out = [] if self.held_out is None else [self.held_out]
-        for cells in [*self.parts.values(), *held_out]:
+        for cells in self._all:
             rows = np.arange(len(cells)) if cells.rows is None else cells.rows
             for _ in cells.table.read(rows[:PROBE], PROBE):
                 break
@@ -230,6 +250,5 @@ def _levels(cells: Cells, keys: Sequence[str]) -> dict[str, Sequence[str]]:
     if cells.units is not None:
         levels["unit"] = np.unique(cells.units).tolist()
     for key in keys:
-        if cells.has(key):
-            levels[key] = np.unique(cells.column(key).astype(np.str_)).tolist()
+        levels[key] = np.unique(cells.column(key).astype(np.str_)).tolist()
     return levels

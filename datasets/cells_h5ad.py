@@ -86,7 +86,7 @@ class H5adTable:
     @functools.cached_property
     def names(self) -> npt.NDArray[np.str_]:
         """Cell ids, in file order."""
-        with h5py.File(self.path, "r") as file:
+        with self._intact("obs"), h5py.File(self.path, "r") as file:
             return np.asarray(read_elem(file["obs"][file["obs"].attrs["_index"]])).astype(np.str_)
 
     def column(self, name: str) -> npt.NDArray[Any]:
@@ -97,7 +97,7 @@ class H5adTable:
         """
         if name not in self.columns:
             raise missing_column(self.path, name, self.columns)
-        with h5py.File(self.path, "r") as file:
+        with self._intact(f"obs[{name!r}]"), h5py.File(self.path, "r") as file:
             values = read_elem(file["obs"][name])
         if isinstance(values, pd.Categorical) and not (values.codes < 0).any():
             categories = plain_column(self.path, name, values.categories)
@@ -111,20 +111,20 @@ class H5adTable:
             UserError: The values are not raw counts.
         """
         with h5py.File(self.path, "r") as file:
-            with self._intact():
+            with self._intact(self.counts_key):
                 indptr = _indptr(file[self.counts_key])
             for start in range(0, len(rows), size):
-                with self._intact():
+                with self._intact(self.counts_key):
                     counts = self._rows(file[self.counts_key], indptr, rows[start : start + size])
                 self._check(counts, file)
                 yield counts
 
     @contextlib.contextmanager
-    def _intact(self) -> Iterator[None]:
+    def _intact(self, key: str) -> Iterator[None]:
         try:
             yield
         except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
-            raise UserError(f"{self.path}: {self.counts_key}: damaged ({error}); copy or make the file anew") from error
+            raise UserError(f"{self.path}: {key}: damaged ({error}); copy or make the file anew") from error
 
     def _rows(
         self, stored: h5py.Group | h5py.Dataset, indptr: npt.NDArray[np.int64] | None, rows: npt.NDArray[np.int64]

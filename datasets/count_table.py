@@ -38,9 +38,11 @@ class CountTable(Protocol):
         """Read the counts of the given rows (ascending), `size` cells at a time, checked."""
 
 
-def missing_column(path: Path, name: str, available: Sequence[str]) -> UserError:
-    """Make the error for a column that is not there."""
-    return UserError(f"{path}: obs: no column {name!r}; choose one of: {', '.join(available) or 'none there'}")
+def missing_column(path: Path, name: str, available: Sequence[str], option: str = "") -> UserError:
+    """Make the error for a column that is not there; `option` is the key that asks for it, where it is known."""
+    there = ", ".join(available) or "none there"
+    remedy = f"add it or set {option} (columns there: {there})" if option else f"choose one of: {there}"
+    return UserError(f"{path}: obs: no column {name!r}; {remedy}")
 
 
 def plain_column(path: Path, name: str, values: Any) -> npt.NDArray[Any]:

@@ -117,7 +117,9 @@ class Vocabulary:
             UserError: The file is missing, is not an h5ad file or holds no names.
         """
         if not path_h5ad.is_file():
-            raise UserError(f"{path_h5ad}: no such file; give the vocabulary, NicheFormer's `model.h5ad`")
+            raise UserError(
+                f"{path_h5ad}: no such file; put NicheFormer's vocabulary there, or set reference to its folder"
+            )
         try:
             with h5py.File(path_h5ad, "r") as file:
                 var = file["var"]
@@ -143,7 +145,7 @@ def read_technology_mean(path: Path, size: int) -> npt.NDArray[np.float64]:
         UserError: The file is missing, is not an array of numbers, or does not fit the vocabulary.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give the technology mean, e.g. `xenium_mean_script.npy`")
+        raise UserError(f"{path}: no such file; put the technology mean there, or set technology to one that is there")
     try:
         mean_G: npt.NDArray[np.float64] = np.load(path).astype(np.float64)
     except (ValueError, TypeError, EOFError, OSError, AttributeError) as error:
@@ -203,7 +205,7 @@ class Orthologs:
             with path.open(encoding="utf-8-sig", newline="") as stream:
                 rows = [row for row in csv.reader(stream) if row]
         except FileNotFoundError as error:
-            raise UserError(f"{path}: no such file; give the ortholog table as CSV") from error
+            raise UserError(f"{path}: no such file; set orthologs to a CSV file of source id, vocabulary id") from error
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path}: not a readable CSV file ({error}); give the ortholog table as CSV") from error
         if len(rows) < 2 or any(len(row) < 2 for row in rows):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from core.errors import UserError
 from datasets.cells_h5ad import H5adTable
 from datasets.cells_parquet import ParquetTable, read_genes
-from datasets.count_table import CountTable
+from datasets.count_table import CountTable, missing_column
 from datasets.unit_splits import SPLITS, spatial_blocks, split_units
 
 HELD_OUT_FILES = ("held_out.h5ad", "held_out_batch.parquet")
@@ -65,7 +65,8 @@ def of_folder(data: Path, unit_key: str | None, counts_layer: str | None) -> Lay
         UserError: A file is missing or cannot be used.
     """
     folders = sorted(path for path in data.glob("clients/*") if path.is_dir() and not path.name.startswith("."))
-    if not folders:
+    outside = next((data / name for name in HELD_OUT_FILES if (data / name).exists()), None)
+    if not folders and outside is None:
         raise UserError(f"{data}: no folder clients/<name>/; give such a folder, or one h5ad file")
     parts: dict[tuple[str, str], Part] = {}
     borrowed: set[tuple[str, str]] = set()
@@ -75,8 +76,10 @@ def of_folder(data: Path, unit_key: str | None, counts_layer: str | None) -> Lay
             if split == "test" and path.suffix == ".parquet" and not path.exists():
                 borrowed.add((folder.name, split))
                 path = path.with_stem("val")
+            if not path.exists():
+                needed = ", ".join(f"{name}{path.suffix}" for name in SPLITS)
+                raise UserError(f"{path}: no such file; every client folder needs {needed}")
             parts[folder.name, split] = _whole(path, data, unit_key, counts_layer)
-    outside = next((data / name for name in HELD_OUT_FILES if (data / name).exists()), None)
     held_out = None if outside is None else _whole(outside, data, unit_key, counts_layer)
     _warn_of_parquet(data, parts, borrowed)
     return Layout(parts, held_out, frozenset(borrowed))
@@ -94,8 +97,13 @@ def _whole(path: Path, data: Path, unit_key: str | None, counts_layer: str | Non
     else:
         refuse_without_effect(path, counts_layer=counts_layer)
         table = ParquetTable.open(path, read_genes(data / "genes.txt"))
-    known = unit_key is not None and unit_key in table.columns
-    return Part(table, units=table.column(str(unit_key)).astype(np.str_) if known else None)
+    return Part(table, units=None if unit_key is None else _unit_column(table, unit_key))
+
+
+def _unit_column(table: CountTable, key: str) -> npt.NDArray[np.str_]:
+    if key not in table.columns:
+        raise missing_column(table.path, key, table.columns, "unit_key")
+    return table.column(key).astype(np.str_)
 
 
 def _warn_of_parquet(data: Path, parts: Mapping[tuple[str, str], Part], borrowed: set[tuple[str, str]]) -> None:
@@ -158,12 +166,12 @@ def _client_rows(table: H5adTable, client_key: str | None) -> dict[str, npt.NDAr
 
 def _units(table: H5adTable, options: FileOptions, has_split: bool) -> npt.NDArray[np.str_] | None:
     key = options.unit_key
-    if has_split and key not in table.columns:
+    if has_split and key is None:
         return None
     if key is None and options.blocks is None:
         text = f"obs: no split column {options.split_key!r}; set unit_key or blocks to make splits"
         raise UserError(f"{table.path}: {text}")
-    named = np.full(table.size, "all") if key is None else table.column(key).astype(np.str_)
+    named = np.full(table.size, "all") if key is None else _unit_column(table, key)
     if options.blocks is None:
         return named
     return spatial_blocks(named, _coordinate(table, "x"), _coordinate(table, "y"), options.blocks, str(table.path))

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from reports.report import write_report
 
 from core.commands import one_line_errors
 from fl.engines import Engine, engine_function
+from reports.report import write_report
 from training.runs import EXIT_CODES
 from training.session import conduct, open_run
 

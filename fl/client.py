@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.errors import UserError, one_line
 from fl.client_session import ClientSession
 from fl.exchange import Arrays, Part, payload, to_arrays, to_tensors
 from training import checkpoints
@@ -20,12 +21,15 @@ from training.preparation import build_network
 from training.task import Task
 
 
-def describe(task: Task, client: str) -> Part:
-    """Give the statistics of a client's train split, its sizes, and hashed ids for the leak check."""
-    identities = {
-        split: {level: [_hashed(level, value) for value in values] for level, values in levels.items()}
-        for split, levels in task.identities(client).items()
-    }
+def describe(task: Task, client: str, *, own_data: bool) -> Part:
+    """Give the statistics of a client's train split, its sizes, and hashed ids for the leak check.
+
+    Args:
+        task: The open task.
+        client: Whose data.
+        own_data: Whether the node holds the data itself; where it shares the server's, the server looks for leaks.
+    """
+    identities = {split: hashed(ids) for split, ids in task.identities(client).items()} if own_data else {}
     info = {
         "statistics": task.statistics(client).model_dump(mode="json"),
         "description": task.describe(client),
@@ -33,6 +37,12 @@ def describe(task: Task, client: str) -> Part:
         "identities": identities,
     }
     return Part(info)
+
+
+def open_data(session: ClientSession, client: str, request: dict[str, Any], arrays: Arrays, folder: Path) -> Part:
+    """Open the splits, so that data which cannot be used is refused before anyone trains."""
+    session.client(client)
+    return Part({})
 
 
 def train(session: ClientSession, client: str, request: dict[str, Any], arrays: Arrays, folder: Path) -> Part:
@@ -168,11 +178,16 @@ def _stem(number: int) -> str:
     return f"round-{number:06d}"
 
 
-def _hashed(level: str, value: str) -> str:
+def hashed(levels: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Give level -> ids, such that equal ids can be told to be equal and nothing else."""
+    return {level: [_hash(level, value) for value in values] for level, values in levels.items()}
+
+
+def _hash(level: str, value: str) -> str:
     return hashlib.sha256(json.dumps([level, value]).encode()).hexdigest()[:20]
 
 
 def refusal(error: Exception) -> dict[str, str]:
     """Describe an error for the server: its kind and one line."""
     kind = "refused" if isinstance(error, UserError) else "failed"
-    return {"kind": kind, "message": " ".join(str(error).split()) or type(error).__name__}
+    return {"kind": kind, "message": one_line(error)}

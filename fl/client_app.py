@@ -47,9 +47,16 @@ def statistics(message: Message, context: Context) -> Message:
     request = _request(message)
 
     def answer(name: str) -> Part:
-        return client.describe(open_experiment(request["experiment"], _own_data(context))[1], name)
+        data = _own_data(context)
+        return client.describe(open_experiment(request["experiment"], data)[1], name, own_data=data is not None)
 
     return _reply(message, request["clients"], answer)
+
+
+@app.query("open")
+def open_data(message: Message, context: Context) -> Message:
+    """Open the data of the asked clients."""
+    return _with_session(message, context, client.open_data)
 
 
 @app.train()
@@ -68,7 +75,7 @@ def _with_session(
     message: Message, context: Context, act: Callable[[ClientSession, str, dict[str, Any], Arrays, Path], Part]
 ) -> Message:
     request = _request(message)
-    arrays = unpack(message.content)["all"].arrays["global"]
+    arrays = unpack(message.content)["all"].arrays.get("global", {})
 
     def answer(name: str) -> Part:
         session = open_session(request["experiment"], json.dumps(request["fitted"]), _own_data(context))

@@ -5,14 +5,15 @@ from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
-from fl.launcher import LaunchError, launch
-
 from core.errors import UserError
 from core.files import read_json
 from fl.client_app import app as client_app
 from fl.inprocess import InProcessGrid
+from fl.launcher import LaunchError, launch
 from fl.resources import choose_resources
 from fl.server import serve
+from fl.strategies import Aggregator
+from training.config import Experiment
 from training.preparation import check_leaks, check_names
 from training.provenance import ROOT
 from training.runs import Run, Status
@@ -28,6 +29,17 @@ class Engine(StrEnum):
 def engine_function(engine: Engine) -> Callable[[Run], Status]:
     """Give the function that conducts a run on an engine."""
     return on_flower if engine is Engine.flower else in_process
+
+
+def check_federation(experiment: Experiment) -> None:
+    """Refuse a federation that could only fail, before hours go into the other settings.
+
+    Raises:
+        UserError: The data cannot be opened, or the strategy cannot work with so few clients.
+    """
+    task = experiment.build_task()
+    options, count = experiment.federation, len(check_names(task.clients(), str(task.data)))
+    Aggregator(options.strategy, min(options.clients_per_round or count, count))
 
 
 class FlowerRunError(RuntimeError):

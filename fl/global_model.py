@@ -15,17 +15,21 @@ from training.manifest import Outcome
 from training.metrics import Metrics
 from training.parameters import count_parameters, load_state, trainable_state, travelling_names, weights_hash
 from training.predictions import save_predictions
-from training.preparation import build_network, encode, monitored
+from training.preparation import build_network, monitored, open_held_out
 from training.runs import Run
 from training.selection import Selection
-from training.task import Samples, Task
+from training.task import Task
 
 
 class GlobalModel:
     """The server's network. Only what travels changes; a checkpoint per round makes a cut run go on."""
 
     def __init__(self, run: Run, task: Task, fitted: BaseModel, device: torch.device, clients_per_round: int) -> None:
-        """Build the network with the weights that every setting starts from."""
+        """Build the network with the weights that every setting starts from, and open the held-out set.
+
+        Raises:
+            UserError: The strategy, the monitored metric or the held-out set cannot be used.
+        """
         experiment = run.experiment
         self.run, self.task, self.fitted, self.device = run, task, fitted, device
         self.monitor, higher_is_better = monitored(experiment, task, fitted)
@@ -39,7 +43,7 @@ class GlobalModel:
         self.fingerprint = checkpoints.fingerprint(experiment.task, self.network, fitted)
         self.round, self.samples = 0, 0
         self.monitored_value: float | None = None
-        self._held_out: Samples | None = None
+        self.held_out = open_held_out(task, fitted, self.network, experiment, device)
 
     @property
     def full_state_bytes(self) -> int:
@@ -60,10 +64,11 @@ class GlobalModel:
 
     def held_out_metrics(self, *, store: bool = False) -> Metrics | None:
         """Score the network on the set that belongs to nobody, where the server has one."""
-        samples = self._open_held_out()
-        if samples is None:
+        if self.held_out is None:
             return None
-        evaluation = evaluate(self.task, self.network, samples, self.fitted, self.run.experiment.train, self.device)
+        evaluation = evaluate(
+            self.task, self.network, self.held_out, self.fitted, self.run.experiment.train, self.device
+        )
         if store:
             save_predictions(self.run.folder, "federated", "held_out", evaluation.predictions)
         return evaluation.metrics
@@ -129,14 +134,3 @@ class GlobalModel:
     def _load(self, state: dict[str, torch.Tensor]) -> None:
         self.arrays = to_arrays(state, self.names)
         load_state(self.network, state)
-
-    def _open_held_out(self) -> Samples | None:
-        if self._held_out is None:
-            samples = self.task.held_out(self.fitted)
-            if samples is not None:
-                digest = self.task.data_digest("held_out")
-                experiment = self.run.experiment
-                self._held_out = encode(
-                    self.task, self.network, samples, experiment, self.device, digest, self.fitted, "held_out"
-                )
-        return self._held_out

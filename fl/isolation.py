@@ -14,8 +14,8 @@ from pathlib import Path
 
 from fl import processes
 
-RAY_ROOT_LIMIT = 17
-"""Characters a temporary folder may have: Ray's socket paths lie 90 deeper, and the system allows 103 to 107."""
+TEMPORARY_LIMIT = 17
+"""Bytes the path of the temporary folder may have: Ray's sockets lie 86 deeper, and macOS allows 103, Linux 107."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,13 @@ def executables() -> Path:
 def _environment(home: Path, mark: str) -> dict[str, str]:
     """Give the caller's environment without what points at another Flower or Ray, and with what isolates this one."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FLWR_") and key != "RAY_ADDRESS"}
+    direct = ",".join(filter(None, [os.environ.get("no_proxy", os.environ.get("NO_PROXY", "")), "127.0.0.1,localhost"]))
     return kept | {
-        processes.MARK_VARIABLE: mark,
+        "no_proxy": direct,  # Flower's commands would ask a proxy for their own SuperLink
+        "NO_PROXY": direct,
+        processes.MARK: mark,
         "PATH": os.pathsep.join([str(executables()), os.environ.get("PATH", os.defpath)]),
+        "PYTHONPATH": _absolute(os.environ.get("PYTHONPATH", "")),  # the working directory will be another
         "PYTHONUNBUFFERED": "1",  # else the stream of a run arrives only at its end
         "FLWR_HOME": str(home / "flower"),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -75,12 +79,17 @@ def _environment(home: Path, mark: str) -> dict[str, str]:
         "RAY_TMPDIR": str(home),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray then listens on loopback only, on Linux too
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a share of 0 limits nothing, rather than hiding the GPU
     }
 
 
+def _absolute(paths: str) -> str:
+    return os.pathsep.join(str(Path(path).absolute()) for path in paths.split(os.pathsep) if path)
+
+
 def _short_temporary_folder() -> str:
-    own = tempfile.gettempdir()
-    return own if len(os.fsencode(own)) <= RAY_ROOT_LIMIT else "/tmp"
+    configured = tempfile.gettempdir()
+    return configured if len(os.fsencode(configured)) <= TEMPORARY_LIMIT else str(Path(os.sep) / "tmp")
 
 
 @contextlib.contextmanager

@@ -1,43 +1,57 @@
-"""A real, isolated `flwr run` on Ray: own SuperLink, ports, home and Ray session, and nothing left afterwards.
+"""A real, isolated `flwr run` on Ray: own SuperLink, port, home and Ray session, and nothing left afterwards.
 
 Left to itself, `flwr run` starts one SuperLink for the whole machine on fixed ports, later runs attach to whatever
-listens there, and every run installs all dependencies anew. So the SuperLink is started here, as a child process in a
-neutral folder: both sides then import from the shipped bundle.
+listens there, and every run installs all dependencies anew. So the SuperLink is started here, in a neutral folder:
+servers and clients then import from the shipped bundle.
 """
 
+import collections
 import contextlib
+import http.client
 import json
-import os
 import re
 import socket
 import subprocess
-import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
-from fl.processes import MARK, end_marked
+from fl.isolation import Isolation, executables, isolated
 
 STARTUP_SECONDS = 120.0
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
+ANSWER_TRIALS = 3
+ANSWER_INTERVAL = 2.0
+SUPERLINK_LINES = 50
+CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 Log = Callable[[str], None]
 
 
 class LaunchError(RuntimeError):
-    """The run did not end well, by Flower's own record."""
+    """The run did not complete, by Flower's own record; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """SuperNodes of a simulated federation, and what each ClientApp gets."""
+    """Size of a simulated federation.
+
+    Attributes:
+        nodes: SuperNodes, each of which is one Ray worker.
+        cpus: Cores of each; Flower takes whole ones only.
+        gpus: Share of a GPU that each may use; 0 sets no limit.
+    """
 
     nodes: int
     cpus: int
     gpus: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """What Flower has on record about a run."""
+
+    status: str
+    details: str = ""
 
 
 def launch(root: Path, run_config: Mapping[str, str | int], resources: Resources, *, log: Log, workdir: Path) -> None:
@@ -45,142 +59,185 @@ def launch(root: Path, run_config: Mapping[str, str | int], resources: Resources
 
     Args:
         root: Folder with the app's pyproject.toml.
-        run_config: Values of declared run-config keys.
+        run_config: Values of keys that `[tool.flwr.app.config]` declares; paths must be absolute.
         resources: Size of the simulated federation.
-        log: Takes each line that Flower prints.
-        workdir: An empty folder: home, working directory and temporary files. Its path should be short, since Ray
-            puts sockets there.
+        log: Takes each line that Flower prints; after a failure also the SuperLink's own.
+        workdir: Working directory of every process. Ray's workers import from there first, so it should be empty.
 
     Raises:
-        LaunchError: The app did not build or did not start, or the run did not finish.
+        LaunchError: The app did not build or start, or the run did not complete.
     """
-    mark = uuid.uuid4().hex
-    http, control = free_ports(2)
-    environment = launch_environment(workdir, mark, http, control)
-    try:
-        with _superlink(environment, workdir, http, control):
-            run_id = _run(root, run_config, resources, environment, workdir, log)
-            _check(run_id, environment, workdir)
-    finally:
-        end_marked(mark)
-
-
-def launch_environment(workdir: Path, mark: str, http: int, control: int) -> dict[str, str]:
-    """Give the environment of every process of a launch."""
-    binaries = str(Path(sys.executable).parent)
-    return {
-        **os.environ,
-        MARK: mark,
-        "PATH": os.pathsep.join([binaries, os.environ.get("PATH", os.defpath)]),
-        "FLWR_HOME": str(workdir / "flwr"),
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(http),
-        "FLWR_LOCAL_CONTROL_API_PORT": str(control),
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TMPDIR": str(workdir / "ray"),
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
-def free_ports(count: int) -> list[int]:
-    """Find free loopback ports, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-
-
-def toml_pairs(values: Mapping[str, str | int | float]) -> str:
-    """Write key=value pairs as `flwr run` reads them: TOML scalars on one line."""
-    return " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
+    with isolated() as place:
+        output = place.home / "superlink.txt"
+        try:
+            with _superlink(place, workdir, output) as superlink:
+                reason = _run(root, run_config, resources, place, workdir, log)
+                record = _final_record(superlink, place, workdir)
+            if record.status != "finished:completed":
+                raise LaunchError(f"Flower's record of the run is {record.status}: {record.details or reason}")
+        except LaunchError:
+            for line in plain(output.read_text(errors="replace").splitlines()[-SUPERLINK_LINES:]):
+                log(f"SuperLink: {line}")
+            raise
 
 
 @contextlib.contextmanager
-def _superlink(environment: dict[str, str], workdir: Path, http: int, control: int) -> Iterator[None]:
-    """Start a SuperLink for simulations and wait until it answers."""
-    (workdir / "ray").mkdir(parents=True, exist_ok=True)
-    options = ["--insecure", "--simulation", "--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(http)]
-    command = [_binary("flower-superlink"), *options, "--control-api-address", f"127.0.0.1:{control}"]
-    with (workdir / "superlink.txt").open("wb") as output:
+def _superlink(place: Isolation, workdir: Path, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a SuperLink for simulations and make it the one that flwr commands talk to."""
+    port = free_port()
+    options = ["--insecure", "--simulation", "--isolation", "subprocess", "--host", "127.0.0.1", "--port", str(port)]
+    home = Path(place.environment["FLWR_HOME"])
+    home.mkdir()
+    connection = f'address = "127.0.0.1:{port}"\ninsecure = true\n'
+    (home / "config.toml").write_text(f'[superlink]\ndefault = "own"\n[superlink.own]\n{connection}', encoding="utf-8")
+    with output.open("wb") as stream:
         process = subprocess.Popen(
-            command, env=environment, cwd=workdir, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            [str(executables() / "flower-superlink"), *options],
+            env=place.environment,
+            cwd=workdir,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
+    try:
+        _wait_for_answer(process, port)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_for_answer(process: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + STARTUP_SECONDS
-    while not _answers(http):
-        if process.poll() is not None or time.monotonic() > deadline:
-            last = (workdir / "superlink.txt").read_text(errors="replace").strip().splitlines()[-1:]
-            raise LaunchError(f"the SuperLink did not start: {ANSI.sub('', ' '.join(last)) or 'no answer'}")
+    while not _answers(port):
+        if process.poll() is not None:
+            raise LaunchError(f"Flower's SuperLink ended at its start with exit code {process.returncode}")
+        if time.monotonic() > deadline:
+            raise LaunchError(f"Flower's SuperLink did not answer within {STARTUP_SECONDS:.0f} seconds")
         time.sleep(0.1)
-    yield
 
 
 def _run(
     root: Path,
     run_config: Mapping[str, str | int],
     resources: Resources,
-    environment: dict[str, str],
+    place: Isolation,
     workdir: Path,
     log: Log,
 ) -> str:
-    """Submit the run, stream its output until it ends, and give its id."""
-    federation = {
-        "num-supernodes": resources.nodes,
-        "client-resources-num-cpus": resources.cpus,
-        "client-resources-num-gpus": resources.gpus,
-    }
-    command = [_binary("flwr"), "run", str(root), "--stream", "--run-config", toml_pairs(run_config)]
-    command += ["--federation-config", toml_pairs(federation)]
-    process = subprocess.Popen(
+    """Submit the run and stream its output until it ends; give the last error that `flwr run` printed."""
+    config = place.home / "run.toml"
+    config.write_text(toml(run_config), encoding="utf-8")
+    command = [str(executables() / "flwr"), "run", str(root), "--stream"]
+    command += ["--run-config", str(config), "--federation-config", federation_config(resources)]
+    last: collections.deque[str] = collections.deque(maxlen=40)
+    with subprocess.Popen(
         command,
-        env=environment,
+        env=place.environment,
         cwd=workdir,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        encoding="utf-8",
         errors="replace",
         start_new_session=True,
-    )
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(ANSI.sub("", line).rstrip())
-        log(lines[-1])
-    process.wait()
-    found = re.search(r"run (\d{5,})", "\n".join(lines))
-    if not found:
-        reasons = [text for line in lines if (text := line.strip("╭╮╰╯─│ ")) and text != "Error"]
-        raise LaunchError(f"flwr run did not start: {' '.join(reasons[-2:]) or f'exit code {process.returncode}'}")
-    return found.group(1)
+    ) as process:
+        try:
+            for line in plain(process.stdout or ()):
+                last.append(line)
+                log(line)
+        except BaseException:
+            process.kill()  # else leaving the context would wait for the end of the run
+            raise
+    return error_text(last) or f"flwr run ended with exit code {process.returncode}"
 
 
-def _check(run_id: str, environment: dict[str, str], workdir: Path) -> None:
-    """Ask the SuperLink what became of the run; the exit code of `flwr run` does not tell."""
-    command = [_binary("flwr"), "list", "--run-id", run_id, "--format", "json"]
-    listed = subprocess.run(command, env=environment, cwd=workdir, capture_output=True, text=True, check=False)
-    status = run_status(listed.stdout)
-    if status != "finished:completed":
-        raise LaunchError(f"Flower says the run is {status}")
+def _final_record(superlink: subprocess.Popen[bytes], place: Isolation, workdir: Path) -> Record:
+    """Ask for the record until it is final; a stream can break off before its run."""
+    command = [str(executables() / "flwr"), "list", "--format", "json"]
+    unanswered = 0
+    while True:
+        answer = subprocess.run(
+            command, env=place.environment, cwd=workdir, stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+        if superlink.poll() is not None:
+            return Record("lost", f"the SuperLink ended during the run, with exit code {superlink.returncode}")
+        record = read_record(answer.stdout.decode(errors="replace"))
+        unanswered = unanswered + 1 if record.status == "unknown" else 0
+        if record.status.startswith(("finished", "not started")) or unanswered == ANSWER_TRIALS:
+            return record
+        time.sleep(ANSWER_INTERVAL)
 
 
-def run_status(listing: str) -> str:
-    """Read the status out of what `flwr list --format json` printed."""
+def read_record(listing: str) -> Record:
+    """Read what `flwr list --format json` printed for a SuperLink that knows at most one run."""
     try:
-        return str(json.loads(listing)["runs"][0]["status"])
-    except (json.JSONDecodeError, KeyError, IndexError, TypeError):
-        return "unknown (no answer from the SuperLink)"
+        content = json.loads(listing)
+        if "runs" not in content:
+            return Record("unknown", _one_line(content["error-message"]))
+        if not content["runs"]:
+            return Record("not started")
+        status, details = content["runs"][0]["status"], content["runs"][0]["status-details"]
+        return Record(status, "" if details == "N/A" else _one_line(details))
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return Record("unknown", "flwr list gave no answer")
 
 
-def _binary(name: str) -> str:
-    return str(Path(sys.executable).parent / name)
+def error_text(lines: Iterable[str]) -> str:
+    """Give the message in the last box titled Error that a flwr command printed, as one line; empty without one."""
+    text, inside = "", False
+    for line in lines:
+        if line.startswith("╭─ Error"):
+            text, inside = "", True
+        elif inside and line.startswith("│"):
+            text = f"{text} {line.strip('│ ')}".strip()
+        else:
+            inside = False
+    return text
+
+
+def toml(values: Mapping[str, str | int]) -> str:
+    """Write a flat TOML table; a JSON string in Unicode is a TOML string."""
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+
+
+def federation_config(resources: Resources) -> str:
+    """Describe a federation for `flwr run`, with a Ray node just large enough: Flower fills it with workers."""
+    values: dict[str, int | float] = {
+        "num-supernodes": resources.nodes,
+        "client-resources-num-cpus": resources.cpus,
+        "client-resources-num-gpus": float(resources.gpus),
+        "init-args-num-cpus": resources.nodes * resources.cpus,
+    }
+    if not resources.gpus:
+        values["init-args-num-gpus"] = 0
+    return " ".join(f"{key}={value}" for key, value in values.items())
+
+
+def free_port() -> int:
+    """Find a loopback port that nothing uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def plain(lines: Iterable[str]) -> Iterator[str]:
+    """Give lines without terminal control sequences and trailing blanks."""
+    return (CONTROL_SEQUENCE.sub("", line).rstrip() for line in lines)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=1.0).is_success
-    except httpx.HTTPError:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()

@@ -104,6 +104,7 @@ class Nodes:
         shares = self._shares(sorted(clients))
         requests = {node: {**request, "clients": names} for node, names in shares.items()}
         replies = self._send(kind, requests, {"global": arrays} if arrays is not None else {})
+        phase = kind.removeprefix("query.")
         good: dict[str, Part] = {}
         failures: list[Failure] = []
         for node, names in shares.items():
@@ -111,9 +112,9 @@ class Nodes:
             for name in names:
                 part = parts.get(name) or Part({"error": {"kind": "failed", "message": "no reply", "details": ""}})
                 if "error" in part.info:
-                    failures.append(_failure(name, kind, part.info["error"]))
+                    failures.append(_failure(name, phase, part.info["error"]))
                 elif reason := reject(part):
-                    failures.append(Failure(name, kind, "rejected", reason, ""))
+                    failures.append(Failure(name, phase, "rejected", reason, ""))
                 else:
                     good[name] = part
         return Answers({name: good[name] for name in sorted(good)}, sorted(failures, key=lambda one: one.client))

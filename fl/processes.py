@@ -14,9 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-MARK_VARIABLE = "TRIPTYCH_LAUNCH"
+MARK = "TRIPTYCH_LAUNCH"
 """Environment variable that every process of a launch inherits, Ray's workers included."""
-GRACE_SECONDS = 2.0
+GRACE_SECONDS = 1.0
 """What a process gets between being asked and being made to end."""
 PATIENCE_SECONDS = 15.0
 """After this long in all, what still lives (in an uninterruptible system call, say) is given up."""
@@ -25,21 +25,21 @@ Table = dict[int, tuple[int, str]]
 """Parent and environment of every process that is not a zombie, by process id."""
 
 
-def marked_processes(mark: str) -> set[int]:
+def marked(mark: str) -> set[int]:
     """Give the ids of living processes that carry a mark, and of all their descendants, which may have lost it."""
     table = _from_proc(Path("/proc")) if Path("/proc/self/environ").exists() else _from_ps()
-    wanted = f"{MARK_VARIABLE}={mark}"
+    wanted = f"{MARK}={mark}"
     found = {pid for pid, (_, environment) in table.items() if wanted in environment}
     while grown := {pid for pid, (parent, _) in table.items() if parent in found} - found:
         found |= grown
     return found - {os.getpid()}
 
 
-def end_processes(mark: str) -> set[int]:
+def end_marked(mark: str) -> set[int]:
     """End all processes that carry a mark; give the ids of those that outlived it, normally none."""
     start = time.monotonic()
     asked: set[int] = set()
-    while alive := marked_processes(mark):
+    while alive := marked(mark):
         waited = time.monotonic() - start
         if waited > PATIENCE_SECONDS:
             break
@@ -82,7 +82,7 @@ def _from_ps() -> Table:
 def main(mark: str, folder: str) -> None:
     """Wait for the launch to be over, then end its processes and remove its folder."""
     sys.stdin.read()
-    survivors = end_processes(mark)
+    survivors = end_marked(mark)
     shutil.rmtree(folder, ignore_errors=True)
     print(*sorted(survivors))
 

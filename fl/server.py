@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 
 from core.randomness import generator
 from datasets.leakage import check_disjoint
+from fl.client import hashed
 from fl.exchange import Arrays, Part, payload
 from fl.global_model import GlobalModel
 from fl.guard import reason_to_reject
@@ -19,7 +20,7 @@ from training.config import to_yaml
 from training.device import choose_device, threads
 from training.manifest import manifest
 from training.metrics import Metrics
-from training.preparation import check_names
+from training.preparation import check_leaks, check_names
 from training.provenance import code_digest
 from training.runs import Run, Status
 from training.scoring import entry, merged, row, summary_head
@@ -47,7 +48,7 @@ class Server:
     """One federated run."""
 
     def __init__(self, run: Run, grid: Grid, nodes: int) -> None:
-        """Greet the nodes and agree on preprocessing, so that the global model can be built."""
+        """Greet the nodes, agree on preprocessing, build the global model, and have every client open its data."""
         self.run, self.experiment = run, run.experiment
         self.options = run.experiment.federation
         self.task = self.experiment.build_task()
@@ -70,6 +71,7 @@ class Server:
             "names": self.model.names,
             "higher_is_better": self.model.selection.higher_is_better,
         }
+        self._ask("query.open", self.clients, 0, {})
 
     def conduct(self) -> Status:
         """Run all rounds, then score the selected weights."""
@@ -84,18 +86,25 @@ class Server:
         return self.run.finish()
 
     def _agree(self) -> dict[str, dict[str, Any]]:
-        """Collect statistics and sizes; refuse a unit that stands in two splits or at two clients."""
+        """Collect statistics and sizes; refuse leaks."""
         answers = self._ask("query.statistics", self.clients, 0, {})
         parts = {client: part.info for client, part in answers.good.items()}
         self.clients = sorted(parts)
         self.everyone = merge_statistics(
             {client: Statistics.model_validate(info["statistics"]) for client, info in parts.items()}
         )
+        self._refuse_leaks(parts)
+        return parts
+
+    def _refuse_leaks(self, parts: dict[str, dict[str, Any]]) -> None:
+        """Refuse a unit that stands in two splits or at two clients; nodes with data of their own show hashes only."""
+        if self.nodes.owners is None:
+            return check_leaks(self.task, self.clients)
         members = {
             (client, split): levels for client, info in parts.items() for split, levels in info["identities"].items()
         }
+        members["held_out", "test"] = hashed(self.task.held_out_identities())
         check_disjoint(members, f"{self.task.data} (ids hashed)")
-        return parts
 
     def _round(self, number: int) -> None:
         start = time.perf_counter()

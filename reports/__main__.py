@@ -23,7 +23,7 @@ def main(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold run folders")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Where the report goes; by default the run folder, for several their parent's `report`"),
+        typer.Option(help="Where the report goes; by default the folder named, for several their parent's `report`"),
     ] = None,
 ) -> None:
     """Write report.html with plots from one run, or compare several: settings, seeds, client by client.
@@ -33,14 +33,12 @@ def main(
     with one_line_errors():
         folders = find_runs(runs)
         comparison = compare([RunRecord.read(folder) for folder in folders])
-        page = write_page(comparison, out or _default_out(folders))
+        page = write_page(comparison, out or (runs[0] if len(runs) == 1 else _common_folder(folders)))
         _show(comparison)
         print(f"report: {page}")
 
 
-def _default_out(folders: list[Path]) -> Path:
-    if len(folders) == 1:
-        return folders[0]
+def _common_folder(folders: list[Path]) -> Path:
     return Path(os.path.commonpath([folder.parent.absolute() for folder in folders])) / "report"
 
 

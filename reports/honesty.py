@@ -46,24 +46,29 @@ def failures(records: Sequence[RunRecord]) -> list[str]:
 def warnings(records: Sequence[RunRecord]) -> list[str]:
     """Tell what keeps the results of these runs from being compared or believed as they stand."""
     scored = [record for record in records if record.rows]
-    found = [text for record in scored for text in _own_warnings(record)]
+    found = _state_warnings(scored) + [text for record in scored for text in _prediction_warnings(record)]
     found += _seed_warning(scored)
     facets = [*_facets(), *_data_facets(scored), *_config_facets(scored)]
     return found + [text for facet in facets for text in _differences(facet, scored)]
 
 
-def _own_warnings(record: RunRecord) -> list[str]:
-    found = []
-    if record.manifest.get("dry_run"):
-        found.append(f"{record.label} is a dry run on a few batches: its numbers show that it runs, nothing else.")
-    if record.status == "degraded":
-        found.append(f"{record.label} is degraded: some clients took no part in all of it.")
+def _state_warnings(scored: Sequence[RunRecord]) -> list[str]:
+    dry = [record for record in scored if record.manifest.get("dry_run")]
+    degraded = [record for record in scored if record.status == "degraded"]
+    failed = [record for record in scored if record.status in ("failed", "running")]
+    texts = {
+        "Dry run on a few batches: {}. The numbers show that it runs, nothing else.": dry,
+        "Degraded: {}. Some clients took no part in all of it.": degraded,
+        "Scored but not completed: {}. The scores may not be final.": failed,
+    }
+    return [text.format(_named(group)) for text, group in texts.items() if group]
+
+
+def _prediction_warnings(record: RunRecord) -> list[str]:
     wrong = [f"{row['model']} on {row['data']}" for row in record.rows if not _agrees(record, row)]
-    if wrong:
-        found.append(
-            f"{record.label}: stored predictions give another confusion matrix than reported: {', '.join(wrong)}."
-        )
-    return found
+    if not wrong:
+        return []
+    return [f"{record.label}: stored predictions give another confusion matrix than reported: {', '.join(wrong)}."]
 
 
 def _agrees(record: RunRecord, row: Mapping[str, Any]) -> bool:
@@ -104,7 +109,6 @@ def _facets() -> list[Facet]:
         Facet("Rule for the final weights (select)", manifest("select"), "Checkpoints were chosen by different rules."),
         Facet("Monitored metric", manifest("monitor"), "Checkpoints were chosen by different metrics."),
         Facet("Code", environment("code"), "The runs were made by different versions of the source code."),
-        Facet("Dry run", lambda record: bool(record.manifest.get("dry_run")), "A dry run cannot be compared."),
         Facet("Held-out samples", manifest("held_out"), "Scores on the held-out set are not comparable."),
         Facet("Device", environment("device"), "Times are not comparable, and the last bits of the scores may differ."),
         Facet("Package versions", environment("versions"), "The last bits of the scores may differ."),

@@ -21,7 +21,7 @@ from reports.verdict import verdict
 TEMPLATE = "template.html.j2"
 CAPTIONS = {
     "per_client_bars": "Each client's own test set under every setting. Whiskers: 95 % interval, else ± sd over seeds.",
-    "per_client_gain": "What each client gains by joining, and what it pays because data is not pooled.",
+    "per_client_gain": "What each client gains by joining (line: 95 % interval), and pays because data is not pooled.",
     "per_client_curves": "Validation per client during training.",
     "cross_site": "Every model on every test set. The diagonal of the clients' models is the local setting.",
     "bytes_per_round": "Bytes exchanged per round, all clients together.",
@@ -125,8 +125,7 @@ def _sections(pictures: Mapping[str, bytes]) -> dict[str, list[Picture]]:
     matrices = [stem for stem in pictures if stem.startswith("confusion_matrix")]
     return {
         "client_pictures": chosen("per_client_bars", "per_client_gain"),
-        "curve_pictures": chosen(*curves),
-        "client_curve_pictures": chosen("per_client_curves"),
+        "curve_pictures": chosen(*curves, "per_client_curves"),
         "confusion_pictures": chosen(*matrices),
         "cross_site_pictures": chosen("cross_site"),
         "byte_pictures": chosen("bytes_per_round"),

@@ -1,13 +1,17 @@
 """One function per picture; each gives a matplotlib Figure and leaves no global state.
 
+Draw and save inside `literal_text`, so that a `$` in a name stays a `$`.
+
 Colours are from the Okabe-Ito palette, which colour-blind readers can tell apart; line styles say the same.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -15,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from reports.comparison import ClientRow, Comparison, CrossSite
 from reports.curves import Curve, axis_label, bytes_per_step, curve, scalar_metrics
-from reports.numbers import Spread, metric_name
+from reports.numbers import NOT_RUN, Spread, metric_name, number
 from reports.run_folder import RunRecord
 
 COLOURS = {"centralized": "#0072B2", "federated": "#D55E00", "local": "#009E73"}
@@ -43,6 +47,13 @@ def plots(comparison: Comparison) -> dict[str, Figure]:
     if bytes_per_step(federated, "bytes_up")[0]:
         figures["bytes_per_round"] = bytes_per_round(federated)
     return figures | confusion_matrices(comparison)
+
+
+@contextlib.contextmanager
+def literal_text() -> Iterator[None]:
+    """Take names as they are, not as formulas."""
+    with rc_context({"text.parse_math": False}):
+        yield
 
 
 def groups_of(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
@@ -74,9 +85,9 @@ def metric_curve(groups: dict[str, list[RunRecord]], metric: str) -> Figure:
 def per_client_curves(groups: dict[str, list[RunRecord]], clients: Sequence[str], metric: str) -> Figure:
     """Draw one panel per client: its validation metric in every setting."""
     shown = list(clients[:MAX_PANELS])
-    columns = min(3, len(shown))
+    columns = min(2 if len(shown) <= 4 else 3, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = Figure(figsize=(max(5.2, 3.0 * columns), 2.1 * rows + 0.8), layout="constrained")
+    figure = Figure(figsize=(5.2 if columns < 3 else 8.4, 1.75 * rows + 0.8), layout="constrained")
     everyone = [record for group in groups.values() for record in group]
     panels = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)).ravel()
     for panel, client in zip(panels, shown, strict=False):
@@ -101,7 +112,7 @@ def per_client_bars(comparison: Comparison) -> Figure:
     """Draw each client's own test set under every setting; whiskers are 95 % intervals, else ± sd over seeds."""
     settings, rows = comparison.settings, comparison.per_client
     height = 0.8 / len(settings)
-    figure, axes = _figure(5.2, max(2.4, 1.1 + len(rows) * (0.12 + 0.2 * len(settings))))
+    figure, axes = _figure(5.2, _height(comparison))
     for index, setting in enumerate(settings):
         at = np.arange(len(rows)) + (index - (len(settings) - 1) / 2) * height
         means = np.array([row.scores[setting].mean for row in rows])
@@ -118,7 +129,7 @@ def per_client_bars(comparison: Comparison) -> Figure:
 def per_client_gain(comparison: Comparison) -> Figure:
     """Draw each client's gain from joining, with its 95 % interval, and its price of not pooling."""
     rows = comparison.per_client
-    figure, axes = _figure(5.2, max(2.4, 1.1 + len(rows) * 0.5))
+    figure, axes = _figure(5.2, _height(comparison))
     for name, colour, marker, offset in (("gain", "#009E73", "o", -0.12), ("price", "#CC79A7", "D", 0.12)):
         means = [getattr(row, name).mean for row in rows]
         label = {"gain": "gain from joining", "price": "price of not pooling"}[name]
@@ -128,8 +139,8 @@ def per_client_gain(comparison: Comparison) -> Figure:
         if row.gain_interval:
             axes.plot([row.gain_interval.low, row.gain_interval.high], [at - 0.12] * 2, color="#009E73", linewidth=1.5)
     axes.axvline(0, color="#222", linewidth=1)
-    better = "higher" if comparison.higher_is_better else "lower"
-    axes.set_xlabel(f"difference in {metric_name(comparison.primary)} ({better} counts as better)")
+    turned = "" if comparison.higher_is_better else ", sign turned"
+    axes.set_xlabel(f"advantage in {metric_name(comparison.primary)}{turned}")
     _finish_clients(figure, axes, rows)
     return figure
 
@@ -138,12 +149,14 @@ def cross_site(matrix: CrossSite, comparison: Comparison) -> Figure:
     """Draw the primary metric of every model (rows) on every test set (columns)."""
     values = np.array([[spread.mean for spread in row] for row in matrix.scores])
     names = [name.replace("held_out", "held-out") for name in matrix.data]
-    figure, axes = _figure(max(5.2, 1.9 + 0.72 * len(names)), max(2.6, 1.6 + 0.42 * len(matrix.models)))
+    annotated = max(values.shape) <= MAX_ANNOTATED
+    wide, high = (0.72, 0.42) if annotated else (0.16, 0.16)
+    figure, axes = _figure(max(5.2, 1.9 + wide * len(names)), max(2.6, 1.6 + high * len(matrix.models)))
     colour_map = "cividis" if comparison.higher_is_better else "cividis_r"
     image = axes.imshow(values, cmap=colour_map, aspect="auto")
     _matrix_axes(axes, names, matrix.models)
     axes.set(xlabel="test set", ylabel="model")
-    if max(values.shape) <= MAX_ANNOTATED:
+    if annotated:
         _annotate(axes, values, lambda row, column: _short(matrix.scores[row][column]), comparison.higher_is_better)
     figure.colorbar(image, ax=axes, label=metric_name(comparison.primary), fraction=0.05)
     return figure
@@ -221,7 +234,7 @@ def _bare(axes: Axes) -> None:
 def _draw(axes: Axes, one: Curve, colour: str, style: str, label: str) -> None:
     if not one.x:
         return
-    marker = "o" if len(one.x) <= 20 else None
+    marker = "o" if len(one.x) <= 20 and style != ":" else None
     axes.plot(one.x, one.mean, style, color=colour, label=label, marker=marker, markersize=2.6, linewidth=1.5)
     if one.low != one.high and style != ":":
         axes.fill_between(one.x, one.low, one.high, color=colour, alpha=0.15, linewidth=0)
@@ -230,6 +243,13 @@ def _draw(axes: Axes, one: Curve, colour: str, style: str, label: str) -> None:
 def _finish_time_axis(axes: Axes, records: Sequence[RunRecord], metric: str) -> None:
     axes.set(xlabel=axis_label(records), ylabel=metric_name(metric))
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+
+
+def _height(comparison: Comparison) -> float:
+    """Give the height in inches of a picture with a row per client; many clients stand closer."""
+    few = len(comparison.per_client) <= MAX_PANELS
+    row = 0.12 + 0.2 * len(comparison.settings) if few else 0.06 + 0.06 * len(comparison.settings)
+    return max(2.4, 1.1 + row * len(comparison.per_client))
 
 
 def _finish_clients(figure: Figure, axes: Axes, rows: Sequence[ClientRow]) -> None:
@@ -268,7 +288,9 @@ def _annotate(axes: Axes, values: np.ndarray, text: Callable[[int, int], str], b
 
 
 def _short(spread: Spread) -> str:
-    return "undef." if math.isnan(spread.mean) else f"{spread.mean:.3f}"
+    if not spread.values:
+        return NOT_RUN
+    return "undef." if math.isnan(spread.mean) else number(spread.mean)
 
 
 def _place(comparison: Comparison) -> str:

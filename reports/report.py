@@ -12,7 +12,7 @@ from core.files import atomic, write_json, write_text
 from reports.comparison import Comparison, compare
 from reports.honesty import failures, warnings
 from reports.page import render
-from reports.plots import DPI, plots
+from reports.plots import DPI, literal_text, plots
 from reports.run_folder import RunRecord
 from reports.tables import long_rows
 from reports.verdict import verdict
@@ -37,7 +37,8 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
 def write_page(comparison: Comparison, out: Path) -> Path:
     """Do the same for runs that are compared already."""
     warned = warnings(comparison.records)
-    pictures = {stem: _save(figure, out / "plots" / f"{stem}.png") for stem, figure in plots(comparison).items()}
+    with literal_text():
+        pictures = {stem: _save(figure, out / "plots" / f"{stem}.png") for stem, figure in plots(comparison).items()}
     if len(comparison.records) > 1:
         _write_tables(comparison, warned, out)
     page = out / "report.html"

@@ -4,6 +4,7 @@ import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,11 @@ class RunRecord:
 
     def row(self, model: str, data: str) -> Mapping[str, Any] | None:
         """Give the test scores of a model on a set, or None where it was not scored."""
-        return next((row for row in self.rows if row["model"] == model and row["data"] == data), None)
+        return self._scores.get((model, data))
+
+    @cached_property
+    def _scores(self) -> dict[tuple[str, str], Mapping[str, Any]]:
+        return {(row["model"], row["data"]): row for row in self.rows}
 
     def value(self, model: str, data: str, metric: str) -> float:
         """Give one metric of a model on a set; NaN where it is missing or undefined."""

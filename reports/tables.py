@@ -10,7 +10,7 @@ from reports.costs import Cost, size_range
 from reports.numbers import NOT_RUN, Interval, Spread, counted, metric_name, number
 from reports.run_folder import RunRecord
 
-DATA_NAMES = {"held_out": "held-out set", "pooled": "clients' test sets together"}
+DATA_NAMES = {"held_out": "held-out set", "pooled": "all clients' test sets"}
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,14 @@ class Table:
 
 def headline_table(comparison: Comparison) -> Table:
     """Setting x metric on the held-out set and on the clients' test sets together."""
-    columns = ["setting", "test set", "samples", *(metric_name(metric) for metric in comparison.metrics)]
+    columns = ["setting", "test set", *(metric_name(metric) for metric in comparison.metrics), "samples"]
     rows = [
-        [Cell(line.setting, "text"), Cell(DATA_NAMES[line.data], "text"), Cell(f"{line.support:,}")]
-        + [_headline_cell(line, metric, comparison.primary) for metric in comparison.metrics]
+        [
+            Cell(line.setting, "text"),
+            Cell(DATA_NAMES[line.data], "text"),
+            *(_headline_cell(line, metric, comparison.primary) for metric in comparison.metrics),
+            Cell(f"{line.support:,}"),
+        ]
         for line in comparison.headline
     ]
     seeds = len({record.seed for record in comparison.scored})

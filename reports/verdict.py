@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from reports.comparison import Comparison, Headline, advantage
 from reports.numbers import metric_name, number
 
-MAIN_DATA = {"held_out": "the held-out set", "pooled": "the clients' test sets together"}
+MAIN_DATA = {"held_out": "the held-out set", "pooled": "all clients' test sets together"}
 
 
 def verdict(comparison: Comparison, warnings: Sequence[str]) -> str:
@@ -96,4 +96,5 @@ def _certainty(comparison: Comparison) -> str:
     if not intervals:
         return ""
     above, below = sum(one.low > 0 for one in intervals), sum(one.high < 0 for one in intervals)
-    return f" The 95 % interval of the gain is above zero for {above} of {len(intervals)} clients and below zero for {below}."
+    counted = f"above zero for {above} and below zero for {below} of {len(intervals)} clients"
+    return f" The 95 % interval of the gain is {counted}."

@@ -6,10 +6,10 @@ positions, a bias-free linear head, cross-entropy.
 
 import functools
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import Metric, MetricCollection
@@ -21,15 +21,15 @@ from torchmetrics.classification import (
 
 from core.errors import UserError
 from core.files import sha256_json
-from datasets.cell_samples import CellSamples, class_numbers, context_ids, coordinates
+from datasets.cell_samples import CONTEXT, CellSamples, class_numbers, context_ids, coordinates
 from datasets.cell_tokens import TokenSource
 from datasets.cells import Cells, Study
 from models.nicheformer import HyperParameters, NicheFormer
 from models.nicheformer_checkpoint import Checkpoint, load_backbone, read
-from models.nicheformer_classifier import FineTuneMode, NicheFormerClassifier
-from training.options import DataPath, Options
+from models.nicheformer_classifier import NicheFormerClassifier
+from tasks._nicheformer_options import NicheFormerOptions
 from training.statistics import Statistics, Values
-from training.task import Batch, ClientData, Loss, Task
+from training.task import Batch, ClientData, Loss
 
 SPLITS = ("train", "val", "test")
 RESERVED_IDS = 30
@@ -46,97 +46,11 @@ class LabelMap(BaseModel):
     coordinate_deviation: list[float] = []
 
 
-class RandomBackbone(Options):
-    """A backbone with fresh weights, for trying things out: it has learned nothing."""
-
-    dim_model: int = Field(64, ge=4)
-    """Width of the hidden states."""
-    nheads: int = Field(4, ge=1)
-    """Attention heads; divide the width."""
-    dim_feedforward: int = Field(128, ge=1)
-    """Width of the feed-forward layers."""
-    nlayers: int = Field(2, ge=1)
-    """Encoder layers."""
-    context_length: int = Field(64, ge=4)
-    """Positions: three context tokens, then genes."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout in layers that train."""
-
-
-class NicheFormerTask(Task):
+class NicheFormerTask(NicheFormerOptions):
     """Cell types from gene-rank tokens."""
 
     Fitted: ClassVar[type[BaseModel]] = LabelMap
     primary: ClassVar[str] = "f1_macro"
-
-    label: str = "cell_type"
-    """obs column with the class."""
-    client_key: str | None = None
-    """obs column that names the client, where the data is one h5ad file."""
-    split_key: str = "nicheformer_split"
-    """obs column with train, val and test, where the data is one h5ad file."""
-    unit_key: str | None = None
-    """obs column of the biological unit (section, donor): never in two splits or at two clients."""
-    disjoint_keys: tuple[str, ...] = ()
-    """Further obs columns whose values must not be in two splits or at two clients."""
-    blocks: int | None = Field(None, ge=2)
-    """Cut each unit into blocks x blocks regions of x and y, and split by those."""
-    held_out_client: str | None = None
-    """Value of `client_key` that belongs to no client, where the data is one h5ad file."""
-    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
-    """Shares of train, val and test where splits are made here."""
-    split_seed: int = Field(0, ge=0)
-    """Seed of splits made here; apart from the experiment's seed, so that seeds share their splits."""
-    counts_layer: str | None = None
-    """AnnData layer with the raw counts; by default `X`."""
-
-    reference: DataPath | None = None
-    """Folder with `model.h5ad` (vocabulary) and `<technology>_mean_script.npy`; by default `reference/` in the data."""
-    technology: Literal["xenium", "merfish", "cosmx", "iss", "dissociated"] = "xenium"
-    """Whose mean expression normalises the counts."""
-    mean_rounding: Literal["prepared", "unrounded"] = "prepared"
-    """Technology mean rounded as in pre-training, or as it is."""
-    orthologs: DataPath | None = None
-    """CSV that translates gene ids of another species; by default `orthologs.csv` in the reference, if there."""
-    min_matched_genes: int | None = Field(None, ge=1)
-    """Fewest genes of a file that must be in the vocabulary; by default half of them."""
-    specie: str | int | None = None
-    """Species of all cells (name or id); by default the obs column `specie`."""
-    assay: str | int | None = None
-    """Assay of all cells (name or id); by default the obs column `assay`."""
-    modality: str | int | None = None
-    """`dissociated` or `spatial` (or id) for all cells; by default the obs column `modality`."""
-    include_spatial: bool = False
-    """Give the head the coordinates too. Off: sections are not registered to each other."""
-    coordinate_keys: tuple[str, str] = ("x", "y")
-    """obs columns of the coordinates; read where include_spatial is on."""
-
-    checkpoint: DataPath | None = None
-    """Pre-trained NicheFormer file (Lightning, fine-tuned, Hugging Face or our safetensors)."""
-    random_backbone: RandomBackbone | None = None
-    """Fresh weights instead of a checkpoint."""
-    fine_tune_mode: FineTuneMode = "head_only"
-    """What trains: the head; the head and the upper half of the layers; everything."""
-    extract_layers: tuple[int, ...] | None = None
-    """Layers whose means are combined; by default the last."""
-    combine: Literal["mean", "sum"] = "mean"
-    """How extracted layers are combined."""
-    with_context: bool = False
-    """Keep the three context positions in the mean over a cell."""
-    genes_only: bool = False
-    """Average over gene tokens only, instead of over all positions with padding as published; much faster."""
-    extractor: bool = False
-    """A linear layer and tanh in front of the head."""
-    encode_block: int = Field(1, ge=1)
-    """Cells that frozen layers encode at once: 1 makes the numbers independent of batches, more suits a GPU."""
-
-    @model_validator(mode="after")
-    def _one_backbone(self) -> "NicheFormerTask":
-        if (self.checkpoint is None) == (self.random_backbone is None):
-            raise ValueError(
-                "set exactly one of options.checkpoint (a file) and options.random_backbone ({} for defaults)"
-            )
-        return self
 
     # Data
 
@@ -276,7 +190,7 @@ class NicheFormerTask(Task):
 
     @functools.cached_property
     def _study(self) -> Study:
-        return Study.open(
+        study = Study.open(
             self.data,
             client_key=self.client_key,
             split_key=self.split_key,
@@ -287,6 +201,19 @@ class NicheFormerTask(Task):
             blocks=self.blocks,
             counts_layer=self.counts_layer,
         )
+        study.require(self._columns)
+        return study
+
+    @property
+    def _columns(self) -> dict[str, str]:
+        """Give obs column -> option, for all columns that are read."""
+        spatial = self.coordinate_keys if self.include_spatial else ()
+        return {
+            **{kind: f"options.{kind}" for kind in CONTEXT if getattr(self, kind) is None},
+            **dict.fromkeys(spatial, "options.coordinate_keys"),
+            **dict.fromkeys(self.disjoint_keys, "options.disjoint_keys"),
+            self.label: "options.label",
+        }
 
     @functools.cached_property
     def _members(self) -> dict[tuple[str, str], dict[str, list[str]]]:
@@ -357,9 +284,10 @@ class NicheFormerTask(Task):
     def _check_vocabulary(self) -> None:
         genes, known = len(self._source.vocabulary), self._hyper_parameters.n_tokens - RESERVED_IDS
         if genes != known:
+            vocabulary = self._source.reference / "model.h5ad"
             raise UserError(
-                f"{self._source.reference / 'model.h5ad'}: {genes} genes, but the checkpoint has tokens for {known}; "
-                "give options.reference the vocabulary that belongs to options.checkpoint"
+                f"{vocabulary}: {genes} genes, but {self.checkpoint} has tokens for {known}; "
+                "let options.reference and options.checkpoint belong together"
             )
 
 

@@ -131,10 +131,10 @@ def test_a_killed_federation_ends_as_if_it_had_not_been(
 
 def test_a_failing_client_stops_the_run_by_default(start: Callable[..., Run]) -> None:
     run = start("federated", "options.failing=bob")
-    with pytest.raises(RoundError, match="bob failed in train: the disk of this client is broken"):
+    with pytest.raises(RoundError, match="bob failed in open: the disk of this client is broken"):
         conduct(run)
     status = json.loads((run.folder / "status.json").read_text())
-    assert [(one["client"], one["phase"]) for one in status["failures"]] == [("bob", "train")]
+    assert [(one["client"], one["phase"]) for one in status["failures"]] == [("bob", "open")]
     assert "Traceback" in (run.folder / "log.txt").read_text()
 
 

@@ -110,7 +110,9 @@ def test_one_round_in_all_three_settings(experiment: Experiment, tmp_path: Path)
         assert [row["data"] for row in rows] in ([*clients, "held_out", "pooled"], [*clients, "pooled", "held_out"])
 
 
-def test_one_client_federated_equals_centralized(experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_client_federated_equals_centralized(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task_class = type(experiment.build_task())
     only = experiment.build_task().clients()[:1]
     monkeypatch.setattr(task_class, "clients", lambda self: only)

@@ -28,7 +28,7 @@ class Points(Task):
     Fitted: ClassVar[type[BaseModel]] = Scaler
     primary: ClassVar[str] = "accuracy"
 
-    names: list[str] = ["ada", "bob", "cyd"]
+    names: tuple[str, ...] = ("ada", "bob", "cyd")
     hidden: int = 8
     dropout: float = 0.0
     batchnorm: bool = False

@@ -6,10 +6,10 @@ Precedence: field defaults < `base:` chain < file < overrides (`train.lr=0.01 fe
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from core.errors import UserError
 from training.federation import Federation
@@ -109,10 +109,12 @@ def resolve(values: dict[str, Any], source: str, root: Path) -> Experiment:
         task_class = load_task_class(experiment.task)
     except ValidationError as error:
         raise UserError(_explain(source, "", Experiment, error)) from None
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
     try:
         task = task_class.model_validate(experiment.options, context={"root": root})
     except ValidationError as error:
-        raise UserError(_explain(source, "options.", task_class, error)) from None
+        raise UserError(_explain(source, "options", task_class, error)) from None
     return experiment.model_copy(update={"options": task.model_dump(mode="json")})
 
 
@@ -133,7 +135,7 @@ def _read_chain(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no `key: value` lines; start with `task: NAME`")
     base = values.pop("base", None)
-    return _merge(_read_chain(path.parent / base, (*seen, path.resolve())), values) if base else values
+    return _merge(_read_chain(path.parent / str(base), (*seen, path.resolve())), values) if base else values
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -159,24 +161,51 @@ def _override(values: dict[str, Any], text: str) -> None:
         raise UserError(f"override {text!r}: value {value!r} is not valid YAML; quote it") from None
 
 
-def _explain(source: str, prefix: str, schema: type[Options], error: ValidationError) -> str:
+def _explain(source: str, section: str, schema: type[Options], error: ValidationError) -> str:
     first = error.errors()[0]
-    key = prefix + ".".join(str(part) for part in first["loc"])
+    inside, known = _locate(schema, first["loc"])
+    key = ".".join([*([section] if section else []), *inside])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        return f"{source}: {key}: unknown key; {_nearest(schema, first['loc'])}{more}"
+        return f"{source}: {key}: unknown key; {_nearest(inside[-1], known, 'known keys')}{more}"
     if first["type"] == "missing":
         return f"{source}: {key}: missing; add it{more}"
+    if first["type"] == "union_tag_invalid":
+        tag, names = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "").split(", ")
+        return f"{source}: {key} = {tag!r}: unknown name; {_nearest(tag, names, 'choose one of')}{more}"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{source}: {key} = {first['input']!r}: {message}; change this value{more}"
+    value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+    return f"{source}: {key}{value}: {message}{'' if ';' in message else '; change this value'}{more}"
 
 
-def _nearest(schema: type[Options], location: tuple[str | int, ...]) -> str:
-    known: dict[str, Any] = {}
-    current: Any = schema
-    for part in location[:-1]:
-        fields = getattr(current, "model_fields", {})
-        current = fields[part].annotation if part in fields else current
-    known = getattr(current, "model_fields", {})
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known) or 'none'}"
+def _locate(schema: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str], list[str]]:
+    """Give a key as the user wrote it, without the names of union members that pydantic puts between, and its siblings.
+
+    Args:
+        schema: Where the location starts.
+        location: Of an error, as pydantic gives it.
+    """
+    parts: list[str] = []
+    known: list[str] = []
+    models = [schema]
+    for part in location:
+        tagged = [model for model in models if len(models) > 1 and model.model_fields["name"].default == part]
+        if tagged:
+            models = tagged
+        elif models or isinstance(part, int):
+            fields = {name: field for model in models for name, field in model.model_fields.items()}
+            known, models = list(fields), _models(fields[str(part)].annotation) if part in fields else []
+            parts.append(str(part))
+    return parts, known
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Give the sections that a field can hold: itself, or the members of a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models(inner)]
+
+
+def _nearest(name: str, known: Sequence[str], otherwise: str) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"{otherwise}: {', '.join(known) or 'none'}"

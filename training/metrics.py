@@ -88,10 +88,15 @@ class Metrics:
         """
         if name == "loss":
             return False
-        scalars = [key for key, metric in self.collection.items() if metric.higher_is_better is not None]
+        scalars = [key for key, metric in self.collection.items() if _ordered(metric)]
         if name not in scalars:
             raise UserError(f"train.monitor = {name!r}: unknown metric; choose one of {', '.join(['loss', *scalars])}")
         return bool(self.collection[name].higher_is_better)
+
+
+def _ordered(metric: Metric) -> bool:
+    """Tell whether a metric is one number of which more is better or worse, and no value per class or matrix."""
+    return metric.higher_is_better is not None and getattr(metric, "average", "") not in (None, "none")
 
 
 def _add_state(metric: Metric, state: str, value: np.ndarray) -> None:

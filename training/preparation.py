@@ -75,6 +75,16 @@ def open_client(
     return ClientData(**splits)
 
 
+def open_held_out(
+    task: Task, fitted: BaseModel, network: nn.Module, experiment: Experiment, device: torch.device
+) -> Samples | None:
+    """Open the set that belongs to no client, where there is one, encoded like the clients' splits."""
+    samples = task.held_out(fitted)
+    if samples is None:
+        return None
+    return encode(task, network, samples, experiment, device, task.data_digest("held_out"), fitted, "held_out")
+
+
 def encode(
     task: Task,
     network: nn.Module,

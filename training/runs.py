@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from core.errors import UserError
+from core.errors import UserError, one_line
 from core.files import make_folder, read_json, write_json, write_text
 from training import checkpoints
 from training.config import Experiment, load, to_yaml
@@ -44,10 +44,10 @@ class Run:
         Raises:
             UserError: The folder exists or cannot be written.
         """
-        if folder.exists() and any(folder.iterdir()):
+        if folder.is_dir() and any(folder.iterdir()):
             raise UserError(f"{folder}: this run folder exists; choose another --name, or go on with --resume {folder}")
-        make_folder(folder)
         run = cls(folder, experiment, setting)
+        make_folder(folder)
         write_text(folder / "config.yaml", f"# setting: {setting}\n{to_yaml(experiment)}")
         run.set_status("running")
         return run
@@ -59,7 +59,11 @@ class Run:
         Raises:
             UserError: It is no run folder, of another setting, or already complete.
         """
+        if not (folder / "status.json").is_file():
+            raise UserError(f"{folder}: no run folder, it holds no status.json; name one of results/<task>/")
         status = read_json(folder / "status.json")
+        if not isinstance(status, dict) or not {"setting", "status"} <= status.keys():
+            raise UserError(f"{folder / 'status.json'}: not written by a run; start a new run instead of --resume")
         if status["setting"] not in settings:
             raise UserError(f"{folder}: a {status['setting']} run; resume it with the command that started it")
         if status["status"] in ("completed", "degraded"):
@@ -98,7 +102,7 @@ class Run:
         """Record why the run ended: one line in status.json, the traceback in log.txt; give the exit code."""
         self.log("".join(traceback.format_exception(error)), echo=False)
         code = 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
-        self.set_status("failed", " ".join(str(error).split()) or type(error).__name__, code)
+        self.set_status("failed", one_line(error), code)
         return code
 
     def client_failed(self, client: str, step: int, phase: str, message: str, details: str = "") -> None:

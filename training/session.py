@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from core.errors import UserError
+from core.errors import UserError, one_line
 from training.config import Experiment, load
 from training.runs import Run, Setting, Status, default_name
 
@@ -21,8 +21,9 @@ def open_run(
         UserError: Neither or both were named, or one cannot be used.
     """
     if resume:
-        if config or overrides:
-            raise UserError(f"--resume {resume}: goes on with the run's own config; leave out CONFIG and overrides")
+        if config or overrides or name or dry_run:
+            others = "CONFIG, overrides, --name and --dry-run"
+            raise UserError(f"--resume {resume}: goes on with the run's own config; leave out {others}")
         return Run.resume(resume, resumable)
     if not config:
         raise UserError("CONFIG is missing; name a file of configs/, or use --resume RUN")
@@ -42,9 +43,8 @@ def conduct(run: Run, execute: Callable[[Run], Status]) -> Status:
         status = execute(run)
     except (Exception, KeyboardInterrupt) as error:
         code = run.fail(error)
-        line = " ".join(str(error).split()) or type(error).__name__
         hint = "" if code == 2 else f" (details: {run.folder / 'log.txt'}; go on with --resume {run.folder})"
-        print(f"error: {line}{hint}", file=sys.stderr)
+        print(f"error: {one_line(error)}{hint}", file=sys.stderr)
         raise SystemExit(code) from None
     if status == "degraded":
         failed = ", ".join(sorted({failure["client"] for failure in run.failures}))

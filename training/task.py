@@ -169,10 +169,10 @@ def load_task_class(name: str) -> type[Task]:
     module_name = name if "." in name else f"tasks.{name}"
     try:
         known = importlib.util.find_spec(module_name) is not None
-    except ModuleNotFoundError:
+    except (ImportError, ValueError):
         known = False
     if not known:
-        raise UserError(f"task = {name!r}: no such task; choose one of the files in tasks/ or a dotted module path")
+        raise UserError(f"task = {name!r}: no such task; give a name that `python -m tasks` lists, or a dotted module")
     task = getattr(importlib.import_module(module_name), "TASK", None)
     if task is None:
         raise UserError(f"task = {name!r}: the module {module_name} defines no TASK; add `TASK = YourTask` to it")

@@ -5,8 +5,8 @@ import os
 from collections.abc import Sequence
 
 import torch
-from fl.launcher import Resources
 
+from fl.launcher import Resources
 from training.config import Experiment
 from training.device import choose_device
 from training.engine import Trainer

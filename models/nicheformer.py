@@ -5,62 +5,19 @@ score, then padding. Written anew from the published description; parameter name
 checkpoint, so its weights load by name.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import Literal, overload
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from models.nicheformer_checkpoint import Checkpoint, read
 from models.nicheformer_encoder import Encoder, attention_keys
+from models.nicheformer_shape import DROPPED_POSITIONS, SPARE_ROWS, HyperParameters
 
 PADDING_ID = 1
 """What the tokenizer's 0 becomes inside the model."""
-
-SPARE_ROWS = 5
-"""Rows of the token table behind the last token; never used."""
-
-DROPPED_POSITIONS = 3
-"""Positions left out of the mean over a cell, however many context ids the model was configured with."""
-
-
-class HyperParameters(BaseModel):
-    """Shape of a NicheFormer, under the names its checkpoints use; the defaults are the published model's."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    dim_model: int = Field(512, gt=0, description="width D of every hidden state")
-    nheads: int = Field(16, gt=0, description="attention heads; must divide dim_model")
-    dim_feedforward: int = Field(1024, gt=0, description="inner width of the two-layer network in each layer")
-    nlayers: int = Field(12, gt=0, description="encoder layers")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of activations dropped while training")
-    n_tokens: int = Field(20340, gt=0, description="30 reserved ids plus the genes of the vocabulary")
-    context_length: int = Field(1500, gt=DROPPED_POSITIONS, description="positions L of a sequence, padding included")
-    learnable_pe: bool = Field(True, description="learned position table instead of fixed sines and cosines")
-    specie: bool = Field(True, description="a species id stands in front of the genes")
-    assay: bool = Field(True, description="an assay id stands in front of the genes")
-    modality: bool = Field(True, description="a modality id stands in front of the genes")
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.dim_model % self.nheads:
-            raise ValueError(f"nheads {self.nheads} does not divide dim_model {self.dim_model}")
-        return self
-
-    @classmethod
-    def from_checkpoint(cls, stored: Mapping[str, Any]) -> Self:
-        """Take the known names from a checkpoint's dictionary; absent or empty ones keep the published value.
-
-        Raises:
-            ValueError: A value is of the wrong type or out of range.
-        """
-        return cls(**{name: stored[name] for name in cls.model_fields if stored.get(name) is not None})
-
-    @property
-    def context_tokens(self) -> int:
-        """Number of context ids in front of the genes."""
-        return int(self.specie) + int(self.assay) + int(self.modality)
 
 
 class NicheFormer(nn.Module):
@@ -79,16 +36,18 @@ class NicheFormer(nn.Module):
         self.encoder = Encoder(shape.nlayers, shape.dim_model, shape.nheads, shape.dim_feedforward, shape.dropout)
 
     @classmethod
-    def from_checkpoint(cls, path: Path) -> "NicheFormer":
-        """Build the network a file describes and load its weights; see `models.nicheformer_checkpoint`.
+    def from_checkpoint(cls, path: Path, nheads: int | None = None) -> "NicheFormer":
+        """Build the network a file describes, with its weights; arguments and errors as for `read`."""
+        return cls.restored(read(path, nheads))
 
-        Raises:
-            UserError: The file is missing, damaged, unsafe or does not fit.
-        """
-        # The reader builds networks of this module, so it can only be imported once this module is complete.
-        from models.nicheformer_checkpoint import load_backbone
-
-        return load_backbone(path)
+    @classmethod
+    def restored(cls, checkpoint: Checkpoint) -> "NicheFormer":
+        """Build the network of a file that has been read."""
+        # On the meta device nothing is drawn at random or allocated before the weights take their places.
+        with torch.device("meta"):
+            network = cls(HyperParameters.from_checkpoint(checkpoint.hyper_parameters))
+        network.load_state_dict(checkpoint.state_dict, assign=True)
+        return network
 
     @overload
     def forward(self, tokens_BL: Tensor, all_layers: Literal[False] = False) -> Tensor: ...

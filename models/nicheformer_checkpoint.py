@@ -18,8 +18,7 @@ from torch import Tensor
 
 from core.errors import UserError
 from models import tensor_files
-from models.nicheformer import SPARE_ROWS, HyperParameters, NicheFormer
-from models.nicheformer_classifier import NicheFormerClassifier
+from models.nicheformer_shape import SPARE_ROWS, HyperParameters, used_layout
 
 Kind = Literal["pre-trained", "fine-tuned", "Hugging Face"]
 PREFIXES: dict[Kind, str] = {"fine-tuned": "backbone.", "Hugging Face": "nicheformer.", "pre-trained": ""}
@@ -72,7 +71,7 @@ def read(path: Path, nheads: int | None = None) -> Checkpoint:
         shape = HyperParameters.from_checkpoint(known)
     except ValueError as error:
         raise UserError(f"{path}: hyper_parameters: {_reason(error)}; give a file that describes a network") from error
-    used = _checked(path, prefix, backbone, used_layout(shape))
+    used = checked(path, prefix, backbone, used_layout(shape))
     head = {name: _plain(tensors[name]) for name in HEAD_KEYS if name in tensors} if kind == "fine-tuned" else {}
     return Checkpoint(
         hyper_parameters={**known, **shape.model_dump()},
@@ -83,53 +82,6 @@ def read(path: Path, nheads: int | None = None) -> Checkpoint:
         kind=kind,
         assumed=tuple(name for name in HyperParameters.model_fields if name not in known),
     )
-
-
-def load_backbone(path: Path, nheads: int | None = None) -> NicheFormer:
-    """Build the encoder a file describes, with its weights; arguments and errors as for `read`."""
-    return _backbone(read(path, nheads))
-
-
-def load_classifier(path: Path, nheads: int | None = None) -> NicheFormerClassifier:
-    """Build the classifier a fine-tuned file describes, with its weights.
-
-    Raises:
-        UserError: As for `read`; or the file has no head, or one for another task than classification of cells.
-    """
-    checkpoint = read(path, nheads)
-    if "linear_head.weight" not in checkpoint.head:
-        raise UserError(f"{path}: linear_head.weight is missing, so this is no fine-tuned file; load it as a backbone")
-    try:
-        classifier = _empty_classifier(checkpoint)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    names = [name for name in HEAD_KEYS if name in classifier.state_dict()]
-    layout = {name: tuple(classifier.state_dict()[name].shape) for name in names}
-    classifier.load_state_dict(_checked(path, "", checkpoint.head, layout), strict=False, assign=True)
-    return classifier
-
-
-def _empty_classifier(checkpoint: Checkpoint) -> NicheFormerClassifier:
-    """Build the classifier that the head options describe, with the backbone's weights and none in the head yet."""
-    options, head = checkpoint.hyper_parameters, checkpoint.head
-    wanted: dict[str, list[str | int]] = {
-        "supervised_task": ["niche_classification"],
-        "dim_prediction": [1],
-        "function_layers": ["mean", "sum"],
-    }
-    for name, values in wanted.items():
-        if options.get(name, values[0]) not in values:
-            raise UserError(f"{name} is {options[name]!r}, a classifier of cells needs one of {values}; refit the head")
-    backbone = _backbone(checkpoint)
-    with torch.device("meta"):
-        return NicheFormerClassifier(
-            backbone,
-            options.get("n_classes", head["linear_head.weight"].shape[0]),
-            extract_layers=options.get("extract_layers"),
-            combine=options.get("function_layers", "mean"),
-            with_context=not options.get("without_context", True),
-            extractor=options.get("extractor", "pooler_head.weight" in head),
-        )
 
 
 def convert(source: Path, target: Path, nheads: int | None = None) -> Checkpoint:
@@ -143,50 +95,6 @@ def convert(source: Path, target: Path, nheads: int | None = None) -> Checkpoint
     tensors = {prefix + name: tensor for name, tensor in checkpoint.state_dict.items()} | checkpoint.head
     tensor_files.save(target, tensors, checkpoint.hyper_parameters)
     return checkpoint
-
-
-def checkpoint_layout(hyper_parameters: HyperParameters, cls_classes: int = 164) -> dict[str, tuple[int, ...]]:
-    """Give name and shape of every tensor in a published file, the parts that are never used included."""
-    width, vocabulary = hyper_parameters.dim_model, hyper_parameters.n_tokens
-    template = {f"encoder_layer.{name}": shape for name, shape in _layer_layout(hyper_parameters).items()}
-    heads: dict[str, tuple[int, ...]] = {}
-    for name, rows in (("classifier_head", vocabulary), ("pooler_head", width), ("cls_head", cls_classes)):
-        heads |= {f"{name}.weight": (rows, width), f"{name}.bias": (rows,)}
-    return {**template, **used_layout(hyper_parameters), **heads}
-
-
-def used_layout(hyper_parameters: HyperParameters) -> dict[str, tuple[int, ...]]:
-    """Give name and shape of every tensor the encoder needs."""
-    width = hyper_parameters.dim_model
-    layout: dict[str, tuple[int, ...]] = {"embeddings.weight": (hyper_parameters.n_tokens + SPARE_ROWS, width)}
-    if hyper_parameters.learnable_pe:
-        layout["positional_embedding.weight"] = (hyper_parameters.context_length, width)
-    for index in range(hyper_parameters.nlayers):
-        layout |= {f"encoder.layers.{index}.{name}": shape for name, shape in _layer_layout(hyper_parameters).items()}
-    return layout
-
-
-def _layer_layout(hyper_parameters: HyperParameters) -> dict[str, tuple[int, ...]]:
-    width, inner = hyper_parameters.dim_model, hyper_parameters.dim_feedforward
-    return {
-        "self_attn.in_proj_weight": (3 * width, width),
-        "self_attn.in_proj_bias": (3 * width,),
-        "self_attn.out_proj.weight": (width, width),
-        "self_attn.out_proj.bias": (width,),
-        "linear1.weight": (inner, width),
-        "linear1.bias": (inner,),
-        "linear2.weight": (width, inner),
-        "linear2.bias": (width,),
-        **{f"{norm}.{part}": (width,) for norm in ("norm1", "norm2") for part in ("weight", "bias")},
-    }
-
-
-def _backbone(checkpoint: Checkpoint) -> NicheFormer:
-    # On the meta device nothing is drawn at random or allocated before the weights take their places.
-    with torch.device("meta"):
-        network = NicheFormer(HyperParameters.from_checkpoint(checkpoint.hyper_parameters))
-    network.load_state_dict(checkpoint.state_dict, assign=True)
-    return network
 
 
 def _tensors(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -234,10 +142,14 @@ def _inferred(backbone: Mapping[str, Tensor]) -> dict[str, Any]:
     return inferred
 
 
-def _checked(
+def checked(
     path: Path, prefix: str, tensors: Mapping[str, Tensor], layout: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Tensor]:
-    """Take the tensors of a layout, each present, of the right shape and finite."""
+    """Take the tensors of a layout, each present, of the right shape and finite.
+
+    Raises:
+        UserError: One is not; the message names it.
+    """
     taken = {}
     for name, shape in layout.items():
         if name not in tensors:

@@ -5,7 +5,7 @@ Follows the fine-tuning of theislab/nicheformer (task `niche_classification`, on
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +15,6 @@ from core.errors import UserError
 from models.nicheformer import NicheFormer
 
 FineTuneMode = Literal["head_only", "partial", "full"]
-
-
-class ParameterCounts(NamedTuple):
-    """Numbers of single values in a network."""
-
-    trainable: int
-    total: int
-
-
-def parameter_counts(network: nn.Module) -> ParameterCounts:
-    """Count the values of a network that train, and all of them."""
-    sizes = [(parameter.requires_grad, parameter.numel()) for parameter in network.parameters()]
-    return ParameterCounts(sum(size for trains, size in sizes if trains), sum(size for _, size in sizes))
 
 
 class NicheFormerClassifier(nn.Module):

@@ -24,9 +24,10 @@ from core.files import sha256_json
 from datasets.cell_samples import CONTEXT, CellSamples, class_numbers, context_ids, coordinates
 from datasets.cell_tokens import TokenSource
 from datasets.cells import Cells, Study
-from models.nicheformer import HyperParameters, NicheFormer
-from models.nicheformer_checkpoint import Checkpoint, load_backbone, read
+from models.nicheformer import NicheFormer
+from models.nicheformer_checkpoint import Checkpoint, read
 from models.nicheformer_classifier import NicheFormerClassifier
+from models.nicheformer_shape import HyperParameters
 from tasks._nicheformer_options import NicheFormerOptions
 from training.statistics import Statistics, Values
 from training.task import Batch, ClientData, Loss
@@ -122,7 +123,7 @@ class NicheFormerTask(NicheFormerOptions):
     def network(self, fitted: BaseModel) -> nn.Module:
         """Put a fresh head on the backbone, and freeze what `fine_tune_mode` says."""
         assert isinstance(fitted, LabelMap)
-        backbone = load_backbone(self.checkpoint) if self.checkpoint else NicheFormer(self._hyper_parameters)
+        backbone = NicheFormer.restored(self._stored) if self._stored else NicheFormer(self._hyper_parameters)
         network = NicheFormerClassifier(
             backbone,
             len(fitted.classes),

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from models.nicheformer import HyperParameters, NicheFormer
+from models.nicheformer import NicheFormer
+from models.nicheformer_shape import HyperParameters
 
 Spoil = Callable[[Path], object]
 

@@ -1,4 +1,3 @@
-import contextlib
 import os
 import re
 import signal
@@ -120,6 +119,15 @@ def assert_nothing_left(lines: list[str]) -> None:
         probe.bind(("127.0.0.1", port))
 
 
+def has_ended(pid: int) -> bool:
+    """Also true of a zombie, which an orphan remains where nothing reaps it."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return True
+
+
 def wait_until(condition) -> bool:
     deadline = time.monotonic() + 10
     while not condition() and time.monotonic() < deadline:
@@ -201,25 +209,23 @@ def test_a_killed_launcher_leaves_no_process_and_no_folder() -> None:
     pid, home = died.stdout.split()
     assert died.returncode == -signal.SIGKILL
     assert wait_until(lambda: not Path(home).exists())
-    with contextlib.suppress(ProcessLookupError):  # a zombie, where nothing reaps orphans
-        os.kill(int(pid), 0)
-        assert "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    assert has_ended(int(pid))
 
 
 def test_processes_end_even_if_they_lost_the_mark_or_ignore_being_asked() -> None:
     mark = "mark-of-a-test"
-    script = "trap '' TERM; env -i sleep 600 & echo ready; while :; do sleep 0.1; done"
+    script = "trap '' TERM; env -i sleep 600 & echo $!; while :; do sleep 0.1; done"
     process = subprocess.Popen(["bash", "-c", script], env={**os.environ, MARK: mark}, stdout=subprocess.PIPE)
     assert process.stdout
-    process.stdout.readline()
-    assert wait_until(lambda: len(marked(mark)) >= 2)
+    unmarked = int(process.stdout.readline())
+    assert wait_until(lambda: {process.pid, unmarked} <= marked(mark))
     reaper = threading.Thread(target=process.wait)
     reaper.start()
     assert end_marked(mark) == set()
     reaper.join()
     process.stdout.close()
     assert process.returncode == -signal.SIGKILL
-    assert marked(mark) == set()
+    assert wait_until(lambda: has_ended(unmarked))
 
 
 def test_environment_is_cut_off_from_other_flowers_and_rays(monkeypatch: pytest.MonkeyPatch) -> None:

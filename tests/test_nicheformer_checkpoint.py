@@ -15,15 +15,10 @@ import torch
 from safetensors.torch import save_file
 
 from core.errors import UserError
-from models.nicheformer import HyperParameters, NicheFormer
-from models.nicheformer_checkpoint import (
-    checkpoint_layout,
-    convert,
-    load_backbone,
-    load_classifier,
-    read,
-    used_layout,
-)
+from models.nicheformer import NicheFormer
+from models.nicheformer_checkpoint import convert, read
+from models.nicheformer_finetuned import load_classifier
+from models.nicheformer_shape import HyperParameters, checkpoint_layout, used_layout
 
 REPOSITORY = Path(__file__).parent.parent
 FIXTURES = Path(__file__).parent / "fixtures" / "nicheformer"
@@ -87,12 +82,12 @@ class TestAccepted:
     def test_untouched_lightning_file_with_numpy_scalars_has_the_same_weights(self) -> None:
         with pytest.raises(pickle.UnpicklingError, match=r"numpy\.core\.multiarray\.scalar"):
             torch.load(RAW, weights_only=True)
-        assert same_weights(load_backbone(RAW), NicheFormer.from_checkpoint(PLAIN))
+        assert same_weights(NicheFormer.from_checkpoint(RAW), NicheFormer.from_checkpoint(PLAIN))
 
     def test_numpy_2_spelling_of_the_scalar(self, tmp_path: Path, content: dict[str, Any]) -> None:
         content["lr_schedulers"] = [{"_last_lr": [np.float64(1e-5)]}]
         path = saved(content, tmp_path / "numpy2.ckpt")
-        assert same_weights(load_backbone(path), load_backbone(PLAIN))
+        assert same_weights(NicheFormer.from_checkpoint(path), NicheFormer.from_checkpoint(PLAIN))
 
     def test_unknown_and_missing_hyper_parameters(self, tmp_path: Path, content: dict[str, Any]) -> None:
         del content["hyper_parameters"]["modality"]
@@ -104,7 +99,7 @@ class TestAccepted:
 
     def test_half_precision_is_widened(self, tmp_path: Path, content: dict[str, Any]) -> None:
         content["state_dict"] = {name: value.half() for name, value in content["state_dict"].items()}
-        network = load_backbone(saved(content, tmp_path / "a.ckpt"))
+        network = NicheFormer.from_checkpoint(saved(content, tmp_path / "a.ckpt"))
         assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
 
     @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
@@ -122,7 +117,7 @@ class TestAccepted:
             torch.save(tensors, path)
         checkpoint = read(path, nheads=4)
         assert (checkpoint.kind, checkpoint.loaded, checkpoint.ignored) == ("Hugging Face", 38, 19)
-        assert same_weights(load_backbone(path, nheads=4), load_backbone(PLAIN))
+        assert same_weights(NicheFormer.from_checkpoint(path, nheads=4), NicheFormer.from_checkpoint(PLAIN))
         assert read(path).hyper_parameters["nheads"] == 16
         assert "nheads" in read(path).assumed
 
@@ -133,7 +128,7 @@ class TestAccepted:
         with np.load(FIXTURES / "model_outputs.npz") as model, np.load(FIXTURES / "finetune.npz") as finetune:
             logits = network(torch.from_numpy(model["assembled_input"])).detach().numpy()
             np.testing.assert_allclose(logits, finetune["two_layers_mean_extractor.logits"], rtol=0, atol=1e-5)
-        assert same_weights(load_backbone(FINETUNED, nheads=4), load_backbone(PLAIN))
+        assert same_weights(NicheFormer.from_checkpoint(FINETUNED, nheads=4), NicheFormer.from_checkpoint(PLAIN))
 
     def test_loading_draws_nothing_from_the_global_generator(self) -> None:
         before = torch.get_rng_state()
@@ -145,7 +140,7 @@ class TestAccepted:
         checkpoint_path = saved(content, tmp_path / "a.ckpt")
         assert read(checkpoint_path).loaded == 37
         ids = torch.full((1, 32), 40)
-        assert load_backbone(checkpoint_path)(ids).isfinite().all()
+        assert NicheFormer.from_checkpoint(checkpoint_path)(ids).isfinite().all()
 
 
 class TestConvert:
@@ -155,7 +150,7 @@ class TestConvert:
         checkpoint = read(target)
         assert (checkpoint.kind, checkpoint.loaded, checkpoint.ignored) == ("pre-trained", 38, 0)
         assert checkpoint.hyper_parameters == read(RAW).hyper_parameters
-        assert same_weights(load_backbone(target), load_backbone(PLAIN))
+        assert same_weights(NicheFormer.from_checkpoint(target), NicheFormer.from_checkpoint(PLAIN))
 
     def test_fine_tuned_file_keeps_head_and_number_of_heads(self, tmp_path: Path) -> None:
         target = tmp_path / "model.safetensors"

@@ -10,9 +10,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from core.errors import UserError
 from core.randomness import generator, seeded_torch
-from models.nicheformer import HyperParameters, NicheFormer
-from models.nicheformer_classifier import NicheFormerClassifier, parameter_counts
+from models.nicheformer import NicheFormer
+from models.nicheformer_classifier import NicheFormerClassifier
 from models.nicheformer_encoder import attention_keys
+from models.nicheformer_shape import HyperParameters
+from training.parameters import count_parameters
 
 FIXTURES = Path(__file__).parent / "fixtures" / "nicheformer"
 TINY = HyperParameters(dim_model=16, nheads=2, dim_feedforward=32, nlayers=4, n_tokens=60, context_length=20)
@@ -234,9 +236,9 @@ class TestClassifier:
         unused = layer + 90 * 32 + 90 + 32 * 32 + 32 + 164 * 32 + 164
         for mode, left_out in (("head_only", 0), ("partial", 0), ("full", unused)):
             network.set_fine_tune_mode(mode)
-            counts = parameter_counts(network)
-            assert counts.trainable == int(finetune[f"train.{mode}.n_trainable"]) - left_out
-        assert counts.total == counts.trainable
+            counts = count_parameters(network)
+            assert counts["trainable"] == int(finetune[f"train.{mode}.n_trainable"]) - left_out
+        assert counts["total"] == counts["trainable"]
 
     @pytest.mark.parametrize("masked", [False, True])
     @pytest.mark.parametrize("extract_layers", [[3], [0, 3], [0, 1, 2], [2]])

@@ -67,7 +67,7 @@ def number(value: float, *, signed: bool = False) -> str:
     if math.isnan(value):
         return UNDEFINED
     sign = "+" if signed and value != 0 else ""
-    small = value != 0 and abs(value) < 1e-3
+    small = not signed and value != 0 and abs(value) < 1e-3
     return f"{value:{sign}.4g}" if small else f"{value:{sign}.4f}"
 
 

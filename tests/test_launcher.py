@@ -255,10 +255,15 @@ def test_home_is_short_enough_for_rays_sockets(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_sigterm_arrives_as_keyboard_interrupt_and_the_former_handler_returns() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), isolated():
-        signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is before
+    def own(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        with pytest.raises(KeyboardInterrupt), isolated():
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_run_config_survives_toml() -> None:

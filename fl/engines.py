@@ -1,5 +1,6 @@
 """The two engines: the same ServerApp logic and ClientApp, in one process or in an isolated `flwr run` on Ray."""
 
+import re
 import tempfile
 from collections.abc import Callable
 from enum import StrEnum
@@ -17,6 +18,10 @@ from training.config import Experiment
 from training.preparation import check_leaks, check_names
 from training.provenance import ROOT
 from training.runs import Run, Status
+
+
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT\S+")
+"""Time at the start of each line of log.txt."""
 
 
 class Engine(StrEnum):
@@ -79,7 +84,9 @@ def _outcome(run: Run, failure: LaunchError | None) -> Status:
     if recorded["status"] == "failed":
         raise (UserError if recorded["exit_code"] == 2 else FlowerRunError)(recorded["error"])
     if failure or recorded["status"] == "running":
-        raise FlowerRunError(str(failure or "the server ended without a result"))
+        raise FlowerRunError(
+            f"{failure or 'the server ended without a result'} (what Flower said: {run.folder / 'flower.txt'})"
+        )
     return recorded["status"]  # type: ignore[no-any-return]
 
 
@@ -98,4 +105,6 @@ class _Console:
             new = stream.read()
         self.shown += len(new)
         for text in new.decode(errors="replace").splitlines():
-            print(text.partition(" ")[2], flush=True)
+            stamp, _, said = text.partition(" ")
+            if STAMP.fullmatch(stamp):  # else a line of a traceback
+                print(said, flush=True)

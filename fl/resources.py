@@ -31,7 +31,8 @@ def choose_resources(run: Run, task: Task, clients: Sequence[str]) -> Resources:
     sampled = min(options.clients_per_round or len(clients), len(clients))
     fitting = max(1, cores // options.cpus_per_client)
     if gpus:
-        fitting = min(fitting, int(torch.cuda.device_count() // gpus) or 1)
+        per_card = int(1 / gpus + 1e-9)  # A share cannot span two cards.
+        fitting = min(fitting, torch.cuda.device_count() * per_card)
     workers = min(options.workers or fitting, fitting, sampled)
     source = "measured" if options.gpus_per_client == "auto" else "as configured"
     run.log(

@@ -7,10 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
-from fl.processes import MARK
+from fl.processes import marked
 from tests.conftest import Finished
 from training.runs import Run
 
@@ -32,17 +31,6 @@ def federate(
     return Finished(Run.attach(folder)), done.returncode, done.stderr
 
 
-def launched() -> list[int]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if MARK in process.environ():
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
-
-
 def test_weights_are_equal_in_one_process_and_on_ray_with_one_worker_and_two(study: Path, tmp_path: Path) -> None:
     config = ROOT / "configs" / "nicheformer.yaml"
     data = f"options.data={study}"
@@ -57,7 +45,7 @@ def test_weights_are_equal_in_one_process_and_on_ray_with_one_worker_and_two(stu
     for run, *_ in runs:
         assert run.json("status")["status"] == "completed"
         assert (run.folder / "report.html").exists()
-    assert not launched()
+    assert not marked("")
 
 
 @pytest.fixture

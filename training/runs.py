@@ -108,7 +108,9 @@ class Run:
     def client_failed(self, client: str, step: int, phase: str, message: str, details: str = "") -> None:
         """Record the failure of one client."""
         self.failures.append({"client": client, "step": step, "phase": phase, "message": message})
-        self.log(f"{client} failed in {phase} of step {step}: {message}\n{details}".rstrip())
+        self.log(f"{client} failed in {phase} of step {step}: {message}")
+        if details:
+            self.log(details, echo=False)
         self.set_status("running")
 
     def log(self, text: str, *, echo: bool = True) -> None:

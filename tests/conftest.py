@@ -28,10 +28,10 @@ TOY = {
 
 
 class Finished:
-    """A finished run and what its files say."""
+    """What the files of a finished run say."""
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.folder = run, run.folder
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def json(self, name: str) -> Any:
         return json.loads((self.folder / f"{name}.json").read_text())
@@ -73,7 +73,7 @@ def go(start: Callable[..., Run]) -> Go:
     def go(setting: Setting, *overrides: str, nodes: int = 2) -> Finished:
         run = start(setting, *overrides)
         conduct(run, nodes)
-        return Finished(run)
+        return Finished(run.folder)
 
     return go
 

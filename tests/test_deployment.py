@@ -81,13 +81,13 @@ def test_hospitals_with_their_own_folders_reach_the_weights_of_the_simulation(st
                 break
             time.sleep(1)
     (folder,) = (tmp_path / "results").glob("nicheformer/*")
-    deployed = Finished(Run.attach(folder))
+    deployed = Finished(folder)
     assert deployed.json("status")["status"] == "completed", done.stdout[-2000:]
 
     overrides = [f"options.data={study}", *OVERRIDES.split()]
     simulated = Run.create(tmp_path / "simulated", load(ROOT / "configs" / "nicheformer.yaml", overrides), "federated")
     conduct(simulated)
-    assert deployed.hashes == Finished(simulated).hashes
+    assert deployed.hashes == Finished(simulated.folder).hashes
     assert (folder / "eval_summary.json").read_text() == (simulated.folder / "eval_summary.json").read_text()
     kept = {path.name for path in tmp_path.glob("work/*/predictions/*")}
     assert kept == {f"federated__{name}.npz" for name in names}

@@ -11,7 +11,6 @@ import pytest
 
 from fl.processes import marked
 from tests.conftest import Finished
-from training.runs import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["federation.rounds=2", "federation.local_epochs=1", "options.random_backbone.context_length=16"]
@@ -28,7 +27,7 @@ def federate(
         [*command, "--name", "run"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300
     )
     (folder,) = results.glob("*/run")
-    return Finished(Run.attach(folder)), done.returncode, done.stderr
+    return Finished(folder), done.returncode, done.stderr
 
 
 def test_weights_are_equal_in_one_process_and_on_ray_with_one_worker_and_two(study: Path, tmp_path: Path) -> None:

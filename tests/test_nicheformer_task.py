@@ -26,7 +26,7 @@ def experiment(data: Path, *overrides: str) -> Experiment:
 def run(folder: Path, data: Path, setting: str, *overrides: str) -> Finished:
     made = Run.create(folder, experiment(data, *overrides), setting)  # type: ignore[arg-type]
     conduct(made)
-    return Finished(made)
+    return Finished(made.folder)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     except Killed:
         monkeypatch.undo()
         conduct(Run.resume(run.folder, (run.setting,)))
-    resumed = Finished(run)
+    resumed = Finished(run.folder)
     assert resumed.hashes == straight.hashes
     assert resumed.json("eval_summary") == straight.json("eval_summary")
     steps = [[{**step["train"]}.keys() for step in one.json("history")["steps"]] for one in (resumed, straight)]

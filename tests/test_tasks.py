@@ -100,7 +100,7 @@ def test_one_round_in_all_three_settings(experiment: Experiment, tmp_path: Path)
     for setting in ("centralized", "local", "federated"):
         run = Run.create(tmp_path / setting, experiment, setting)
         conduct(run)
-        runs[setting] = Finished(run)
+        runs[setting] = Finished(run.folder)
     clients = experiment.build_task().clients()
     manifests = [run.json("manifest") for run in runs.values()]
     assert len({manifest["initial_sha256"] for manifest in manifests}) == 1
@@ -122,5 +122,5 @@ def test_one_client_federated_equals_centralized(
     for setting in ("centralized", "federated"):
         run = Run.create(tmp_path / setting, alone, setting)
         conduct(run)
-        hashes.append(Finished(run).hashes)
+        hashes.append(Finished(run.folder).hashes)
     assert hashes[0] == hashes[1]

@@ -1,7 +1,6 @@
 """The Flower ClientApp of every task: one message holds the requests for several clients, one reply their answers."""
 
 import json
-import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,6 @@ from fl import client
 from fl.client_session import ClientSession, open_experiment, open_session
 from fl.exchange import Arrays, Part, pack, unpack
 from training.device import threads
-from training.features import frozen_hash
 from training.provenance import code_digest
 
 app = ClientApp()
@@ -79,7 +77,7 @@ def _with_session(
 
     def answer(name: str) -> Part:
         session = open_session(request["experiment"], json.dumps(request["fitted"]), _own_data(context))
-        if frozen_hash(session.network) != request["frozen"]:
+        if session.frozen != request["frozen"]:
             raise UserError(f"{name}: frozen weights differ from the server's; give this node the same checkpoint file")
         with threads(session.experiment.train.threads):
             return act(session, name, request, arrays, _folder(request, context))
@@ -109,5 +107,5 @@ def _reply(message: Message, names: list[str], answer: Answer) -> Message:
             parts[name] = answer(name)
         except Exception as error:
             details = traceback.format_exc()
-            parts[name] = Part({"error": {**client.refusal(error), "details": details, "process": os.getpid()}})
+            parts[name] = Part({"error": {**client.refusal(error), "details": details}})
     return Message(content=pack(parts), reply_to=message)

@@ -12,6 +12,7 @@ from torch import nn
 
 from training.config import Experiment, resolve
 from training.device import choose_device
+from training.features import frozen_hash
 from training.preparation import build_network, open_client
 from training.task import ClientData, Task
 
@@ -25,6 +26,8 @@ class ClientSession:
     fitted: BaseModel
     network: nn.Module
     device: torch.device
+    frozen: str
+    """Hash of the weights that do not train."""
     data: dict[str, ClientData] = field(default_factory=dict)
 
     def client(self, name: str) -> ClientData:
@@ -51,4 +54,4 @@ def open_session(text: str, fitted_json: str, data: str | None) -> ClientSession
     fitted = task.Fitted.model_validate_json(fitted_json)
     device = choose_device(experiment.train.device)
     network = build_network(task, fitted, experiment.seed).to(device)
-    return ClientSession(experiment, task, fitted, network, device)
+    return ClientSession(experiment, task, fitted, network, device, frozen_hash(network))

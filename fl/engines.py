@@ -19,7 +19,6 @@ from training.preparation import check_leaks, check_names
 from training.provenance import ROOT
 from training.runs import Run, Status
 
-
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\S+")
 """Time at the start of each line of log.txt."""
 

@@ -18,6 +18,9 @@ FIXTURES = Path(__file__).parent / "fixtures" / "nicheformer"
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "nicheformer.yaml"
 SMALL = ["federation.rounds=2", "federation.local_epochs=1", "options.random_backbone.context_length=16"]
 
+PADDED = "options.random_backbone.context_length=64"
+"""Longer than most cells have genes, so that padding matters."""
+
 
 def experiment(data: Path, *overrides: str) -> Experiment:
     return load(CONFIG, [f"options.data={data}", *SMALL, *overrides])
@@ -77,16 +80,24 @@ def test_cached_features_give_equal_weights(study: Path, tmp_path: Path, mode: s
     assert list((cache_folder(study) / "features").glob("*.safetensors"))
 
 
+@pytest.mark.parametrize("option", ["genes_only", "with_context", "extract_layers", "mean_rounding"])
+def test_cached_features_are_those_of_the_options(study: Path, tmp_path: Path, option: str) -> None:
+    ways = {"genes_only": ("true", "false"), "with_context": ("true", "false"), "extract_layers": ("[0]", "[1]")}
+    common = ["options.fine_tune_mode=head_only", "options.genes_only=false", PADDED]
+    hashes = []
+    for number, value in enumerate(ways.get(option, ("prepared", "unrounded"))):
+        for cached in ("true", "false"):
+            overrides = [*common, f"options.{option}={value}", f"train.cache_features={cached}"]
+            hashes.append(run(tmp_path / f"{number}-{cached}", study, "centralized", *overrides).hashes[0])
+    assert hashes[0] == hashes[1] != hashes[2] == hashes[3]
+
+
 def test_a_damaged_cache_is_made_anew(study: Path, tmp_path: Path) -> None:
     overrides = ["options.fine_tune_mode=head_only", "options.random_backbone.dim_model=32"]
     first = run(tmp_path / "first", study, "centralized", *overrides)
     for path in (cache_folder(study) / "features").glob("*.safetensors"):
         path.write_bytes(b"not a tensor")
     assert run(tmp_path / "second", study, "centralized", *overrides).hashes == first.hashes
-
-
-PADDED = "options.random_backbone.context_length=64"
-"""Longer than most cells have genes, so that padding matters."""
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Frozen layers run once per sample: their output replaces the sample, for training and evaluation alike."""
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -9,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from core.errors import UserError
-from core.files import atomic
+from core.files import atomic, sha256_json
 from training.config import Train
 from training.device import autocast
 from training.loading import InMemory, load_batches, ordered_batches
@@ -32,7 +31,7 @@ def encode_samples(
     device: torch.device,
     *,
     key: tuple[str, ...],
-    folder: Path | None,
+    folder: Path,
 ) -> Samples:
     """Give the samples with the frozen front of the network already applied.
 
@@ -42,22 +41,20 @@ def encode_samples(
         samples: What to encode. Samples that augment (`reseed`) are never encoded.
         options: The `train` section; `cache_features: false` turns this off.
         device: Where the network is.
-        key: Identifies the data (digest, split) and the frozen weights.
-        folder: Where encoded samples are kept between runs, or None.
+        key: Identifies the data, the frozen weights and the options that they are run with.
+        folder: Where encoded samples are kept between runs.
     """
     wanted = options.cache_features and len(samples) > 0 and not hasattr(samples, "reseed")
     if not wanted or options.limit_batches:
         return samples
-    size = encoded_bytes(task, network, samples, device)
-    if size is None or size * len(samples) > options.cache_limit_gb * 1e9:
-        return samples
-    name = hashlib.sha256("|".join((*key, options.precision, device.type)).encode()).hexdigest()[:32]
-    path = folder / f"{name}.safetensors" if folder else None
-    stored = _read(path, len(samples)) if path else None
+    path = folder / f"{sha256_json([*key, options.precision, device.type])[:32]}.safetensors"
+    stored = _read(path, len(samples))
     if stored is None:
+        size = encoded_bytes(task, network, samples, device)
+        if size is None or size * len(samples) > options.cache_limit_gb * 1e9:
+            return samples
         stored = _encode(task, network, samples, options, device)
-        if path:
-            _write(path, stored)
+        _write(path, stored)
     return InMemory(stored, getattr(samples, "names", None))
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from core.errors import UserError
+from core.files import sha256_json
 from core.randomness import seeded_torch
 from datasets.leakage import check_disjoint
 from training.config import Experiment
@@ -17,6 +18,7 @@ from training.features import encode_samples, frozen_hash
 from training.metrics import Metrics
 from training.task import ClientData, Samples, Task
 
+SPLITS = ("train", "val", "test")
 RESERVED = {"pooled", "held_out", "centralized", "federated", "local"}
 
 
@@ -67,12 +69,8 @@ def open_client(
 ) -> ClientData:
     """Open a client's splits, with the frozen front of the network already applied where it can be."""
     data = task.client_data(client, fitted)
-    digest = task.data_digest(client)
-    splits = {
-        name: encode(task, network, data.split(name), experiment, device, digest, fitted, name)
-        for name in ("train", "val", "test")
-    }
-    return ClientData(**splits)
+    splits = {name: data.split(name) for name in SPLITS}
+    return ClientData(**_encoded(task, client, splits, fitted, network, experiment, device))
 
 
 def open_held_out(
@@ -82,24 +80,26 @@ def open_held_out(
     samples = task.held_out(fitted)
     if samples is None:
         return None
-    return encode(task, network, samples, experiment, device, task.data_digest("held_out"), fitted, "held_out")
+    return _encoded(task, "held_out", {"test": samples}, fitted, network, experiment, device)["test"]
 
 
-def encode(
+def _encoded(
     task: Task,
+    owner: str,
+    splits: Mapping[str, Samples],
+    fitted: BaseModel,
     network: nn.Module,
-    samples: Samples,
     experiment: Experiment,
     device: torch.device,
-    digest: str,
-    fitted: BaseModel,
-    split: str,
-) -> Samples:
-    """Encode one split, kept beside the data by weights and content."""
-    key = (experiment.task, frozen_hash(network), digest, fitted_hash(fitted), split)
-    return encode_samples(
-        task, network, samples, experiment.train, device, key=key, folder=cache_folder(task.data) / "features"
-    )
+) -> dict[str, Samples]:
+    """Encode splits, kept beside the data by content, weights and options."""
+    options = {name: value for name, value in experiment.options.items() if name != "data"}
+    key = (experiment.task, frozen_hash(network), task.data_digest(owner), fitted_hash(fitted), sha256_json(options))
+    folder = cache_folder(task.data) / "features"
+    return {
+        name: encode_samples(task, network, samples, experiment.train, device, key=(*key, name), folder=folder)
+        for name, samples in splits.items()
+    }
 
 
 def cache_folder(data: Path) -> Path:

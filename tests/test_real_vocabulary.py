@@ -1,7 +1,6 @@
-"""The published vocabulary and Xenium means, where they are at hand: they are too large to be kept here.
+"""The published vocabulary and Xenium means against recorded tokens of the 248 genes of the mouse-brain panel.
 
-The folder comes from NICHEFORMER_REFERENCE, or is `../shared/reference-data/nicheformer` beside the repository, with
-the recorded tokens in `tokenization_real_vocabulary.npz` there or in `../shared/fixtures/nicheformer`.
+The files are too large to be kept here: these tests exist where NICHEFORMER_REFERENCE names their folder.
 """
 
 import os
@@ -15,13 +14,8 @@ from datasets.gene_match import GeneMatch, match_genes, vocabulary_columns
 from datasets.genes import Orthologs, Vocabulary, prepare_mean, read_technology_mean
 from datasets.nicheformer import ranked, select_columns, tokenize
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-REFERENCE = Path(os.environ.get("NICHEFORMER_REFERENCE", SHARED / "reference-data" / "nicheformer"))
-RECORDED = [
-    path
-    for folder in (REFERENCE, SHARED / "fixtures" / "nicheformer")
-    if (path := folder / "tokenization_real_vocabulary.npz").exists()
-]
+REFERENCE = Path(os.environ.get("NICHEFORMER_REFERENCE", "not given"))
+RECORDED = Path(__file__).parent / "fixtures" / "nicheformer" / "tokenization_real_vocabulary.npz"
 
 if (REFERENCE / "model.h5ad").exists():
 
@@ -50,19 +44,17 @@ if (REFERENCE / "model.h5ad").exists():
         with pytest.warns(UserWarning, match="48 genes have a negative mean"):
             prepare_mean(mean, "prepared")
 
-    if RECORDED:
-
-        def test_recorded_tokens(vocabulary, orthologs):
-            with np.load(RECORDED[0]) as stored:
-                recorded = dict(stored)
-            names = recorded["source_genes"].tolist()
-            assert orthologs.translate(names) == recorded["vocabulary_genes"].tolist()
-            parts = (recorded["counts_data"], recorded["counts_indices"], recorded["counts_indptr"])
-            counts = sp.csr_matrix(parts, shape=tuple(recorded["counts_shape"]))
-            mean = prepare_mean(read_technology_mean(REFERENCE / "xenium_mean_script.npy", len(vocabulary)), "prepared")
-            aligned = select_columns(counts, vocabulary_columns(names, vocabulary, orthologs), len(vocabulary))
-            np.testing.assert_array_equal(tokenize(aligned, mean, 1500), recorded["tokens_prepared"])
-            scores, rows, places, _ = ranked(aligned, mean)
-            emitted = np.full((len(counts.indptr) - 1, 1500), np.nan)
-            emitted[rows, places] = scores
-            np.testing.assert_allclose(emitted, recorded["emitted_scores_prepared"], rtol=1e-9)
+    def test_recorded_tokens(vocabulary, orthologs):
+        with np.load(RECORDED) as stored:
+            recorded = dict(stored)
+        names = recorded["source_genes"].tolist()
+        assert orthologs.translate(names) == recorded["vocabulary_genes"].tolist()
+        parts = (recorded["counts_data"], recorded["counts_indices"], recorded["counts_indptr"])
+        counts = sp.csr_matrix(parts, shape=tuple(recorded["counts_shape"]))
+        mean = prepare_mean(read_technology_mean(REFERENCE / "xenium_mean_script.npy", len(vocabulary)), "prepared")
+        aligned = select_columns(counts, vocabulary_columns(names, vocabulary, orthologs), len(vocabulary))
+        np.testing.assert_array_equal(tokenize(aligned, mean, 1500), recorded["tokens_prepared"])
+        scores, rows, places, _ = ranked(aligned, mean)
+        emitted = np.full((len(counts.indptr) - 1, 1500), np.nan)
+        emitted[rows, places] = scores
+        np.testing.assert_allclose(emitted, recorded["emitted_scores_prepared"], rtol=1e-9)

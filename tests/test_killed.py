@@ -1,0 +1,69 @@
+"""SIGKILL in the middle of a run, then `--resume`: the weights are those of a run that was left alone."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fl.processes import marked
+from tests.conftest import Finished, conduct
+from training.config import load
+from training.runs import Run
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "configs" / "nicheformer.yaml"
+OVERRIDES = [
+    "federation.rounds=4",
+    "federation.local_epochs=1",
+    "federation.optimizer_state=kept",
+    "options.random_backbone.context_length=32",
+]
+
+pytestmark = pytest.mark.slow
+
+
+def steps(folder: Path) -> int:
+    path = folder / "history.json"
+    return len(json.loads(path.read_text())["steps"]) if path.exists() else 0
+
+
+def kill_after_the_first_step(command: list[str], folder: Path) -> None:
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while steps(folder) < 1:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while marked(""):  # Ray and Flower end by themselves once their launcher is gone
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "module"),
+    [
+        ("centralized", ["centralized"]),
+        ("federated", ["fl", "--engine", "inprocess"]),
+        ("federated", ["fl", "--engine", "flower"]),
+    ],
+    ids=["centralized", "inprocess", "flower"],
+)
+def test_a_killed_run_continues(study: Path, tmp_path: Path, setting: str, module: list[str]) -> None:
+    overrides = [f"options.data={study}", *OVERRIDES]
+    folder = tmp_path / "nicheformer" / "run"
+    command = [sys.executable, "-m", *module]
+    kill_after_the_first_step([*command, str(CONFIG), *overrides, "--results", str(tmp_path), "--name", "run"], folder)
+    assert steps(folder) < 4, "killed too late to show anything"
+    assert json.loads((folder / "status.json").read_text())["status"] == "running"
+
+    done = subprocess.run([*command, "--resume", str(folder)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    alone = Run.create(tmp_path / "alone", load(CONFIG, overrides), setting)  # type: ignore[arg-type]
+    conduct(alone)
+    assert Finished(folder).hashes == Finished(alone.folder).hashes
+    assert (folder / "eval_summary.json").read_text() == (alone.folder / "eval_summary.json").read_text()

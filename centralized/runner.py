@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from centralized.member import Member
 from core.errors import one_line
+from training.announcement import announce
 from training.device import choose_device, threads
 from training.manifest import Outcome, manifest
 from training.metrics import Metrics
@@ -40,6 +41,7 @@ class _Runner:
         check_leaks(self.task, self.clients)
         self.statistics = {client: self._of(client, "statistics", self.task.statistics) for client in self.clients}
         self.everyone = merge_statistics(self.statistics)
+        self.descriptions = {client: self.task.describe(client) for client in self.clients}
 
     def execute(self) -> Status:
         start = time.perf_counter()
@@ -48,6 +50,8 @@ class _Runner:
         outcomes, rows, own = {}, [], []
         for name, clients in members.items():
             member = self.member(name, clients)
+            if not outcomes:
+                announce(self.run, self.task, member.network, self.descriptions)
             outcomes[name] = member.train()
             scored = self.score(member)
             rows += [row(name, data, metrics) for data, metrics in scored.items()]
@@ -92,7 +96,7 @@ class _Runner:
         return manifest(
             self.experiment,
             outcomes,
-            clients={client: self.task.describe(client) for client in self.clients},
+            clients=self.descriptions,
             data={client: self.task.data_digest(client) for client in self.clients},
             held_out=held_out,
             budget={"epochs": self.experiment.epochs, "rounds": None, "local_epochs": None},

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 import datasets.synthetic
+from core.commands import one_line_errors
 from core.errors import UserError
 
 MAKERS = tuple(sorted(module.name for module in pkgutil.iter_modules(datasets.synthetic.__path__)))
@@ -24,14 +25,11 @@ def make(
     seed: Annotated[int, typer.Option(help="The same seed makes the same data.")] = 0,
 ) -> None:
     """Make a data set, show its files, and say what to run next; exit code 2 when that cannot be done."""
-    try:
+    with one_line_errors():
         if name not in MAKERS:
             raise UserError(f"NAME: {name!r} is not a synthetic data set; choose one of {', '.join(MAKERS)}")
         maker = importlib.import_module(f"datasets.synthetic.{name}")
         maker.make(directory, seed)
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
     Console().print(_files(directory))
     typer.echo(f"next: {maker.NEXT.format(directory=directory)}")
 

@@ -16,6 +16,7 @@ from fl.global_model import GlobalModel
 from fl.guard import reason_to_reject
 from fl.nodes import Answers, Failure, Nodes, RoundError, raise_refusals
 from fl.strategies import Update
+from training.announcement import announce
 from training.config import to_yaml
 from training.device import choose_device, threads
 from training.manifest import manifest
@@ -79,6 +80,8 @@ class Server:
             f"{self.experiment.task}, federated: {len(self.clients)} clients on {len(self.nodes.identifiers)} nodes, "
             f"{payload(self.model.arrays):,} bytes of weights per exchange"
         )
+        descriptions = {name: info["description"] for name, info in self.descriptions.items()}
+        announce(self.run, self.task, self.model.network, descriptions)
         self.model.restore()
         while self.model.round < self.options.rounds and not self.model.selection.exhausted:
             self._round(self.model.round + 1)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from core.errors import UserError
+from core.commands import one_line_errors
 from models.nicheformer_checkpoint import Checkpoint, read
 from models.nicheformer_checkpoint import convert as convert_file
 
@@ -52,14 +52,6 @@ def _description(file: Path, checkpoint: Checkpoint) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
-    try:
-        app(prog_name="python -m models")
-    except UserError as error:
-        typer.echo(str(error), err=True)
-        raise SystemExit(2) from None
-
-
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        app(prog_name="python -m models")

@@ -278,4 +278,4 @@ class TestCommand:
         failed = self.run("show", tmp_path / "nowhere.ckpt")
         assert failed.returncode == 2
         assert failed.stderr.count("\n") == 1
-        assert failed.stderr.startswith(f"{tmp_path / 'nowhere.ckpt'}: no such file")
+        assert failed.stderr.startswith(f"error: {tmp_path / 'nowhere.ckpt'}: no such file")

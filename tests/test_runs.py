@@ -160,3 +160,10 @@ def test_status_says_why_a_run_failed(start: Callable[..., Run]) -> None:
     assert (status["status"], status["error"], status["exit_code"]) == ("failed", "a: b", 2)
     assert run.fail(RuntimeError("two\nlines")) == 1
     assert json.loads((run.folder / "status.json").read_text())["error"] == "two lines"
+
+
+def test_a_run_says_what_its_data_and_network_are(go: Go) -> None:
+    for setting in ("centralized", "local", "federated"):
+        said = (go(setting, "options.frozen_front=true").folder / "log.txt").read_text()
+        assert "ada: train 40, val 15, test 20, 3 labels\n" in said
+        assert said.count("parameters: 27 trainable of 67\n") == 1

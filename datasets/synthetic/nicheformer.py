@@ -19,7 +19,7 @@ from core.errors import UserError
 from core.files import atomic, make_folder, write_text
 from core.randomness import generator
 
-NEXT = "python -m centralized configs/nicheformer.yaml options.data={directory}"
+NEXT = "python compare.py configs/nicheformer.yaml options.data={directory}"
 
 CELL_TYPES = ("astrocyte", "endothelial cell", "excitatory neuron", "inhibitory neuron", "microglia", "oligodendrocyte")
 PROPORTIONS: Mapping[str, tuple[float, ...]] = {

@@ -12,7 +12,7 @@ from core.errors import one_line
 from training.announcement import announce
 from training.device import choose_device, threads
 from training.manifest import Outcome, manifest
-from training.metrics import Metrics
+from training.metrics import Metrics, States
 from training.preparation import build_network, check_leaks, check_names, monitored, open_client, open_held_out
 from training.runs import Run, Status
 from training.scoring import merged, row, summary_head
@@ -47,7 +47,9 @@ class _Runner:
         start = time.perf_counter()
         members = {"centralized": self.clients} if self.run.setting == "centralized" else {c: [c] for c in self.clients}
         self.run.log(f"{self.experiment.task}, {self.run.setting}: {len(self.clients)} clients, {self.device}")
-        outcomes, rows, own = {}, [], []
+        outcomes: dict[str, Outcome] = {}
+        rows: list[dict[str, Any]] = []
+        own: list[States] = []
         for name, clients in members.items():
             member = self.member(name, clients)
             if not outcomes:

@@ -133,7 +133,7 @@ def test_the_command_makes_data_once_and_names_what_comes_next(tmp_path):
     done = _command("nicheformer", tmp_path / "data", "--seed", 3)
     assert done.returncode == 0 and "held_out.h5ad" in done.stdout
     assert done.stdout.splitlines()[-1] == (
-        f"next: python -m centralized configs/nicheformer.yaml options.data={tmp_path / 'data'}"
+        f"next: python compare.py configs/nicheformer.yaml options.data={tmp_path / 'data'}"
     )
     again = _command("nicheformer", tmp_path / "data")
     assert again.returncode == 2 and len(again.stderr.splitlines()) == 1 and "not an empty folder" in again.stderr

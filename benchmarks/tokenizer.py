@@ -1,6 +1,6 @@
 """How long tokenizing takes and how much memory: expressed entries only, against dense rows of the vocabulary.
 
-Run `python benchmarks/tokenizer.py` from the repository root. Every way runs in a process of its own, on the same
+Run `python -m benchmarks.tokenizer` from the repository root. Every way runs in a process of its own, on the same
 made-up cells: a panel of 248 genes out of a vocabulary of 20,310. "dense, nonzero" follows the published steps (align
 1,000 cells to the whole vocabulary, score, sort the scores that are not 0); "dense, whole row" sorts all 20,310.
 """
@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,11 +22,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from core.randomness import generator  # noqa: E402
-from datasets.nicheformer import FIRST_GENE, TARGET_SUM, select_columns, tokenize  # noqa: E402
+from core.randomness import generator
+from datasets.nicheformer import FIRST_GENE, TARGET_SUM, select_columns, tokenize
 
 N_VOCABULARY = 20_310
 N_PANEL = 248
@@ -100,7 +96,7 @@ def main(
         return
     results = {}
     for name in WAYS:
-        command = [sys.executable, __file__, "--cells", str(cells), "--way", name]
+        command = [sys.executable, "-m", "benchmarks.tokenizer", "--cells", str(cells), "--way", name]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
         results[name] = json.loads(done.stdout)

@@ -1,6 +1,7 @@
 """The federation against algebra, against the centralized runner, and against itself."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,8 +200,6 @@ def test_bad_updates_are_rejected_by_name(name: str, value: np.ndarray | None, r
         del part.arrays["update"][name]
     else:
         part.arrays["update"][name] = value
-    import re
-
     assert re.match(reason, str(reason_to_reject(part, GLOBAL)))
 
 

@@ -178,6 +178,7 @@ def test_ctrl_c_ends_everything_within_seconds(app: Path, tmp_path: Path) -> Non
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     lines = []
     interrupted = 0.0

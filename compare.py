@@ -50,9 +50,11 @@ def main(
                 for setting in SETTINGS:
                     run = _open(folder / f"{setting}-seed{seed}", experiment, seed, setting)
                     runs.append(run.folder)
-                    if not _finished(run):
+                    status = read_json(run.folder / "status.json")["status"]
+                    if status not in EXIT_CODES:
+                        run.set_status("running")
                         status = conduct(run, engine_function(engine) if setting == "federated" else execute)
-                        worst = max(worst, EXIT_CODES[status])
+                    worst = max(worst, EXIT_CODES[status])
         finally:
             if runs:
                 print(f"report: {write_report(runs, folder)}")
@@ -87,10 +89,6 @@ def _open(folder: Path, experiment: Experiment, seed: int, setting: Setting) -> 
     if run.experiment != wanted:
         raise UserError(f"{folder}: made from another config; resume with the config and overrides it was started with")
     return run
-
-
-def _finished(run: Run) -> bool:
-    return read_json(run.folder / "status.json")["status"] in EXIT_CODES
 
 
 def _spread_seeds(arguments: list[str]) -> list[str]:

@@ -95,6 +95,7 @@ class Member:
             validation = self._validate() if self.cursor.epoch % every == 0 or last else {}
             self._record(summary, validation, time.perf_counter() - start)
             self._checkpoint("last")
+            checkpoints.keep_best(self.folder, self.selection.best_step)
         return self._finish()
 
     def score(self, data: str, samples: Samples) -> Metrics:
@@ -114,7 +115,7 @@ class Member:
         value = pooled["metrics"].get(self.monitor, float("nan"))
         self.trainer.validated(value, self.selection.higher_is_better)
         if self.selection.update(self.cursor.epoch, value):
-            self._checkpoint("best")
+            self._checkpoint(f"best-{self.cursor.epoch}")
         return {**entries, "pooled": pooled} if len(self.clients) > 1 or self.run.setting == "centralized" else entries
 
     def _record(self, summary: EpochSummary, validation: dict[str, Any], seconds: float) -> None:
@@ -159,16 +160,16 @@ class Member:
         self.run.log(f"{self.name}  goes on after epoch {self.cursor.epoch}")
 
     def _finish(self) -> Outcome:
-        best = self.options.select == "best" and self.selection.best_step
+        best = self.selection.best_step if self.options.select == "best" else 0
         if best:
-            load_state(self.network, checkpoints.load(self.folder / "best.pt", self.fingerprint)["state"])
+            load_state(self.network, checkpoints.load(self.folder / f"best-{best}.pt", self.fingerprint)["state"])
         member = self.name if self.run.setting == "local" else None
         digest = self.run.save_model(self.network.state_dict(), self.fingerprint, member)
         return Outcome(
             fitted=self.fitted,
             parameters=count_parameters(self.network),
             monitor=self.monitor,
-            selected=self.selection.best_step if best else self.cursor.epoch,
+            selected=best or self.cursor.epoch,
             samples=self.cursor.samples,
             initial_sha256=self.initial,
             weights_sha256=digest,

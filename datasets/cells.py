@@ -157,7 +157,7 @@ class Study:
         if not data.exists():
             raise UserError(f"{data}: no such file or folder; check the path, or make data with `python -m datasets`")
         if data.is_dir():
-            refuse_without_effect(data, held_out=held_out, blocks=blocks)
+            refuse_without_effect(data, client_key=client_key, held_out=held_out, blocks=blocks)
             layout = of_folder(data, unit_key, counts_layer)
         else:
             options = FileOptions(client_key, split_key, unit_key, held_out, tuple(fractions), seed, blocks)

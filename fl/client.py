@@ -145,7 +145,7 @@ def _proximal(network: nn.Module, arrays: Arrays, mu: float) -> Penalty | None:
 def _keep_state(
     session: ClientSession, client: str, folder: Path, number: int, trainer: Trainer, names: list[str]
 ) -> None:
-    """Write what the client carries into its next round, and drop what is older than the last round."""
+    """Write what the client carries into its next round, and drop what is older than the round before."""
     state = trainable_state(session.network)
     personal = {name: value.cpu() for name, value in state.items() if name not in names}
     kept = session.experiment.federation.optimizer_state == "kept"
@@ -153,7 +153,7 @@ def _keep_state(
         return
     content = {"personal": personal, "trainer": trainer.state_dict() if kept else None}
     checkpoints.save(_state_path(folder, client, number), content)
-    for path in sorted(_state_path(folder, client, 0).parent.glob("round-*.pt"))[:-2]:
+    for path in _states_before(folder, client, number - 1):
         path.unlink(missing_ok=True)
 
 
@@ -166,8 +166,12 @@ def _kept_state(session: ClientSession, client: str, folder: Path, number: int) 
 
 def _latest_state(folder: Path, client: str, number: int) -> Path | None:
     """Give the client's state from its last round before this one."""
-    before = [path for path in _state_path(folder, client, 0).parent.glob("round-*.pt") if path.stem < _stem(number)]
-    return max(before, default=None)
+    return max(_states_before(folder, client, number), default=None)
+
+
+def _states_before(folder: Path, client: str, number: int) -> list[Path]:
+    found = _state_path(folder, client, 0).parent.glob("round-*.pt")
+    return [path for path in found if path.stem < _stem(number)]
 
 
 def _state_path(folder: Path, client: str, number: int) -> Path:

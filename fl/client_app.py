@@ -32,7 +32,7 @@ def hello(message: Message, context: Context) -> Message:
                 "start the SuperLink and SuperNodes from an empty folder so that all use the shipped bundle"
             )
         data = _own_data(context)
-        task = open_experiment(request["experiment"], data)[1]
+        task = open_experiment(request["experiment"], data, request["folder"])[1]
         own = {"clients": task.clients(), "shared": data is None}
         return Part({**own, "partition": int(context.node_config.get("partition-id", 0))})
 
@@ -46,7 +46,9 @@ def statistics(message: Message, context: Context) -> Message:
 
     def answer(name: str) -> Part:
         data = _own_data(context)
-        return client.describe(open_experiment(request["experiment"], data)[1], name, own_data=data is not None)
+        return client.describe(
+            open_experiment(request["experiment"], data, request["folder"])[1], name, own_data=data is not None
+        )
 
     return _reply(message, request["clients"], answer)
 
@@ -76,7 +78,8 @@ def _with_session(
     arrays = unpack(message.content)["all"].arrays.get("global", {})
 
     def answer(name: str) -> Part:
-        session = open_session(request["experiment"], json.dumps(request["fitted"]), _own_data(context))
+        fitted = json.dumps(request["fitted"])
+        session = open_session(request["experiment"], fitted, _own_data(context), request["folder"])
         if session.frozen != request["frozen"]:
             raise UserError(f"{name}: frozen weights differ from the server's; give this node the same checkpoint file")
         with threads(session.experiment.train.threads):
@@ -96,7 +99,10 @@ def _own_data(context: Context) -> str | None:
 
 
 def _folder(request: dict[str, Any], context: Context) -> Path:
-    return Path(str(context.node_config.get("workspace", request["folder"])))
+    """Give the folder of this run: the run folder, or its namesake in the workspace of a deployed node."""
+    run = Path(request["folder"])
+    workspace = context.node_config.get("workspace")
+    return Path(str(workspace)) / run.name if workspace else run
 
 
 def _reply(message: Message, names: list[str], answer: Answer) -> Message:

@@ -38,8 +38,14 @@ class ClientSession:
 
 
 @functools.lru_cache(maxsize=2)
-def open_experiment(text: str, data: str | None) -> tuple[Experiment, Task]:
-    """Read the experiment that a message carries; `data` is this node's own data folder, where it has one."""
+def open_experiment(text: str, data: str | None, run: str) -> tuple[Experiment, Task]:
+    """Read the experiment that a message carries.
+
+    Args:
+        text: The experiment as YAML.
+        data: This node's own data folder, where it has one.
+        run: The run folder; another run opens its data anew, even where the config is the same.
+    """
     values: dict[str, Any] = yaml.safe_load(text)
     if data:
         values["options"]["data"] = data
@@ -48,9 +54,9 @@ def open_experiment(text: str, data: str | None) -> tuple[Experiment, Task]:
 
 
 @functools.lru_cache(maxsize=1)
-def open_session(text: str, fitted_json: str, data: str | None) -> ClientSession:
+def open_session(text: str, fitted_json: str, data: str | None, run: str) -> ClientSession:
     """Open task and network; the last session is kept, so each process does this once per run."""
-    experiment, task = open_experiment(text, data)
+    experiment, task = open_experiment(text, data, run)
     fitted = task.Fitted.model_validate_json(fitted_json)
     device = choose_device(experiment.train.device)
     network = build_network(task, fitted, experiment.seed).to(device)

@@ -12,8 +12,8 @@ from fl.client_app import app as client_app
 from fl.inprocess import InProcessGrid
 from fl.launcher import LaunchError, launch
 from fl.resources import choose_resources
-from fl.server import serve
-from fl.strategies import Aggregator
+from fl.server import check_options, serve
+from fl.strategies import check_clients
 from training.config import Experiment
 from training.preparation import check_leaks, check_names
 from training.provenance import ROOT
@@ -39,11 +39,11 @@ def check_federation(experiment: Experiment) -> None:
     """Refuse a federation that could only fail, before hours go into the other settings.
 
     Raises:
-        UserError: The data cannot be opened, or the strategy cannot work with so few clients.
+        UserError: The data cannot be opened, options contradict each other, or there are too few clients.
     """
     task = experiment.build_task()
-    options, count = experiment.federation, len(check_names(task.clients(), str(task.data)))
-    Aggregator(options.strategy, min(options.clients_per_round or count, count))
+    check_options(experiment, task)
+    check_clients(experiment.federation, len(check_names(task.clients(), str(task.data))))
 
 
 class FlowerRunError(RuntimeError):

@@ -1,6 +1,7 @@
 """The global weights: aggregated, selected, scored on the held-out set, and kept from round to round."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,11 +25,11 @@ from training.task import Task
 class GlobalModel:
     """The server's network. Only what travels changes; a checkpoint per round makes a cut run go on."""
 
-    def __init__(self, run: Run, task: Task, fitted: BaseModel, device: torch.device, clients_per_round: int) -> None:
+    def __init__(self, run: Run, task: Task, fitted: BaseModel, device: torch.device) -> None:
         """Build the network with the weights that every setting starts from, and open the held-out set.
 
         Raises:
-            UserError: The strategy, the monitored metric or the held-out set cannot be used.
+            UserError: The monitored metric or the held-out set cannot be used.
         """
         experiment = run.experiment
         self.run, self.task, self.fitted, self.device = run, task, fitted, device
@@ -38,12 +39,15 @@ class GlobalModel:
         self.frozen = frozen_hash(self.network)
         self.names = travelling_names(self.network, task.personal())
         self.arrays: Arrays = to_arrays(trainable_state(self.network), self.names)
-        self.aggregator = Aggregator(experiment.federation.strategy, clients_per_round)
+        parameters = {name for name, _ in self.network.named_parameters()}
+        self.aggregator = Aggregator(experiment.federation.strategy, parameters)
         self.selection = Selection(higher_is_better, experiment.train.early_stopping)
         self.fingerprint = checkpoints.fingerprint(experiment.task, self.network, fitted)
         self.round, self.samples = 0, 0
         self.monitored_value: float | None = None
-        self.held_out = open_held_out(task, fitted, self.network, experiment, device)
+        # Personal parameters never reach the server, so it has no whole network to score.
+        whole = not task.personal()
+        self.held_out = open_held_out(task, fitted, self.network, experiment, device) if whole else None
 
     @property
     def full_state_bytes(self) -> int:
@@ -60,7 +64,7 @@ class GlobalModel:
         """Take the pooled validation metrics of a round; keep the weights if they are the best so far."""
         self.monitored_value = pooled.compute().values.get(self.monitor, float("nan"))
         if self.selection.update(number, self.monitored_value):
-            self._save("best", {})
+            self._save(f"best-{number}", {})
 
     def held_out_metrics(self, *, store: bool = False) -> Metrics | None:
         """Score the network on the set that belongs to nobody, where the server has one."""
@@ -86,10 +90,11 @@ class GlobalModel:
                 "failures": failures,
             },
         )
+        checkpoints.keep_best(self._path("last").parent, self.selection.best_step)
 
     def restore(self) -> None:
         """Go on from the last finished round, if there is one."""
-        path = self.run.folder / "checkpoints" / "last.pt"
+        path = self._path("last")
         if not path.exists():
             return
         content = checkpoints.load(path, self.fingerprint)
@@ -98,13 +103,13 @@ class GlobalModel:
         self.aggregator.load_state_dict(content["strategy"])
         self.selection.load_state_dict(content["selection"])
         self.monitored_value = content["monitored"]
-        self.run.failures = content["failures"]
+        self.run.failures = [*content["failures"], *self.run.failures]
         self.run.log(f"federated  goes on after round {self.round}")
 
     def load_selected(self) -> None:
         """Load the weights that are final by `train.select`, and store the whole model."""
         if self.selected != self.round:
-            best = self.run.folder / "checkpoints" / "best.pt"
+            best = self._path(f"best-{self.selected}")
             self._load(checkpoints.load(best, self.fingerprint)["state"])
         self.run.save_model(self.network.state_dict(), self.fingerprint)
 
@@ -127,9 +132,12 @@ class GlobalModel:
             facts=self.task.facts(self.network),
         )
 
+    def _path(self, which: str) -> Path:
+        return self.run.folder / "checkpoints" / f"{which}.pt"
+
     def _save(self, which: str, more: dict[str, Any]) -> None:
         content = {"fingerprint": self.fingerprint, "state": to_tensors(self.arrays), **more}
-        checkpoints.save(self.run.folder / "checkpoints" / f"{which}.pt", content)
+        checkpoints.save(self._path(which), content)
 
     def _load(self, state: dict[str, torch.Tensor]) -> None:
         self.arrays = to_arrays(state, self.names)

@@ -1,16 +1,19 @@
 """Updates are checked by name before any strategy sees them."""
 
+import math
+
 import numpy as np
 
 from fl.exchange import Arrays, Part
 
 
-def reason_to_reject(part: Part, arrays: Arrays) -> str | None:
+def reason_to_reject(part: Part, arrays: Arrays, train_samples: int) -> str | None:
     """Tell what is wrong with a client's update, or None where nothing is.
 
     Args:
         part: The client's answer.
         arrays: The global weights it was sent.
+        train_samples: Samples it said to have before training.
     """
     update = part.arrays.get("update", {})
     if missing := sorted(arrays.keys() - update.keys()):
@@ -25,10 +28,10 @@ def reason_to_reject(part: Part, arrays: Arrays) -> str | None:
             return f"{name}: type {array.dtype} instead of {expected.dtype}"
         if not np.isfinite(array).all():
             return f"{name}: holds NaN or infinity"
-    samples = part.info.get("samples")
-    if not isinstance(samples, int) or samples < 1:
-        return f"claims {samples!r} training samples"
-    return None
+    samples, loss = part.info.get("samples"), part.info.get("initial_loss", 0.0)
+    if type(samples) is not int or samples != train_samples:
+        return f"claims {samples!r} training samples instead of {train_samples}"
+    return None if math.isfinite(loss) else f"reports a loss of {loss} before training"
 
 
 def _more(names: list[str]) -> str:

@@ -90,7 +90,7 @@ class Nodes:
         clients: Sequence[str],
         request: Mapping[str, Any],
         arrays: Arrays | None,
-        reject: Callable[[Part], str | None],
+        reject: Callable[[str, Part], str | None],
     ) -> Answers:
         """Ask clients and wait for all; one message per node carries the request for its share of them.
 
@@ -99,7 +99,7 @@ class Nodes:
             clients: Names.
             request: Plain values for all of them.
             arrays: Global weights, or None.
-            reject: Tells what is wrong with a good-looking answer, or None.
+            reject: Tells what is wrong with a client's good-looking answer, or None.
         """
         shares = self._shares(sorted(clients))
         requests = {node: {**request, "clients": names} for node, names in shares.items()}
@@ -113,7 +113,7 @@ class Nodes:
                 part = parts.get(name) or Part({"error": {"kind": "failed", "message": "no reply", "details": ""}})
                 if "error" in part.info:
                     failures.append(_failure(name, phase, part.info["error"]))
-                elif reason := reject(part):
+                elif reason := reject(name, part):
                     failures.append(Failure(name, phase, "rejected", reason, ""))
                 else:
                     good[name] = part

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from flwr.serverapp import Grid
 
+from core.errors import UserError
 from core.randomness import generator
 from datasets.leakage import check_disjoint
 from fl.client import hashed
@@ -15,17 +16,19 @@ from fl.exchange import Arrays, Part, payload
 from fl.global_model import GlobalModel
 from fl.guard import reason_to_reject
 from fl.nodes import Answers, Failure, Nodes, RoundError, raise_refusals
-from fl.strategies import Update
+from fl.strategies import Update, check_clients, needed_clients
 from training.announcement import announce
-from training.config import to_yaml
+from training.config import Experiment, to_yaml
 from training.device import choose_device, threads
 from training.manifest import manifest
 from training.metrics import Metrics
 from training.preparation import check_leaks, check_names
 from training.provenance import code_digest
 from training.runs import Run, Status
+from training.schedules import Plateau
 from training.scoring import entry, merged, row, summary_head
 from training.statistics import Statistics, merge_statistics
+from training.task import Task
 
 
 def serve(run: Run, grid: Grid, nodes: int) -> Status:
@@ -45,6 +48,25 @@ def serve(run: Run, grid: Grid, nodes: int) -> Status:
         return Server(run, grid, nodes).conduct()
 
 
+def check_options(experiment: Experiment, task: Task) -> None:
+    """Refuse options that contradict each other in a federation.
+
+    Raises:
+        UserError: An option would have no effect, or mix weights of different rounds.
+    """
+    fresh = experiment.federation.optimizer_state == "fresh"
+    if isinstance(experiment.train.schedule, Plateau) and fresh:
+        raise UserError(
+            "train.schedule = plateau: clients with a fresh optimizer each round forget it; "
+            "set federation.optimizer_state to kept or choose another schedule"
+        )
+    if task.personal() and experiment.train.select == "best":
+        raise UserError(
+            "train.select = best: parameters that stay at their client exist for the last round only; "
+            "set train.select to last"
+        )
+
+
 class Server:
     """One federated run."""
 
@@ -53,6 +75,7 @@ class Server:
         self.run, self.experiment = run, run.experiment
         self.options = run.experiment.federation
         self.task = self.experiment.build_task()
+        check_options(self.experiment, self.task)
         self.device = choose_device(self.experiment.train.device)
         self.start = time.perf_counter()
         self.nodes = Nodes(grid, nodes)
@@ -62,10 +85,10 @@ class Server:
             "folder": str(run.folder),
         }
         self.clients = check_names(self.nodes.greet(self.request), str(self.task.data))
+        check_clients(self.options, len(self.clients))
         self.descriptions = self._agree()
         fitted = self.task.fit(self.everyone, self.everyone)
-        sampled = self.options.clients_per_round or len(self.clients)
-        self.model = GlobalModel(run, self.task, fitted, self.device, min(sampled, len(self.clients)))
+        self.model = GlobalModel(run, self.task, fitted, self.device)
         self.request |= {
             "fitted": fitted.model_dump(mode="json"),
             "frozen": self.model.frozen,
@@ -119,11 +142,13 @@ class Server:
             "needs_initial_loss": self.options.strategy.name == "qfedavg",
             "monitored": self.model.monitored_value,
         }
-        trained = self._ask("train", chosen, number, request, sent, lambda part: reason_to_reject(part, sent))
+        trained = self._ask("train", chosen, number, request, sent, self._reject(sent))
         updates = {
             name: Update(part.arrays["update"], part.info["samples"], part.info["initial_loss"])
             for name, part in trained.good.items()
         }
+        if len(updates) < needed_clients(self.options.strategy):
+            raise RoundError(f"round {number}: {len(updates)} updates are too few for {self.options.strategy.name}")
         self.model.advance(number, updates, sum(part.info["seen"] for part in trained.good.values()))
         validation = self._validate(number)
         down = payload(sent)
@@ -161,7 +186,7 @@ class Server:
         number: int,
         request: dict[str, Any],
         arrays: Arrays | None = None,
-        reject: Callable[[Part], str | None] = lambda part: None,
+        reject: Callable[[str, Part], str | None] = lambda name, part: None,
     ) -> Answers:
         """Ask clients; go on without those that failed only as far as `federation.min_clients` allows."""
         answers = self.nodes.ask(kind, clients, {**self.request, **request}, arrays, reject)
@@ -172,6 +197,10 @@ class Server:
             raise_refusals(answers.failures)
             raise RoundError(f"round {number}: {len(answers.good)} good replies to {kind}, {needed} needed")
         return answers
+
+    def _reject(self, sent: Arrays) -> Callable[[str, Part], str | None]:
+        sizes = {name: info["description"]["train"] for name, info in self.descriptions.items()}
+        return lambda name, part: reason_to_reject(part, sent, sizes[name])
 
     def _note(self, failure: Failure, number: int) -> None:
         self.run.client_failed(failure.client, number, failure.phase, failure.message, failure.details)

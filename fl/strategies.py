@@ -4,7 +4,7 @@ Rounds, sampling and failure handling are ours (see `fl.server`), the arithmetic
 it would send (`configure_train`) and given the good replies in the order of client names, as float64.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from core.errors import UserError
 from fl.exchange import Arrays, from_record
-from training.federation import Strategy
+from training.federation import Federation, Strategy
 
 STRATEGIES: dict[str, type[FedAvg]] = {
     "fedavg": flower.FedAvg,
@@ -32,6 +32,8 @@ STRATEGIES: dict[str, type[FedAvg]] = {
     "bulyan": flower.Bulyan,
     "qfedavg": flower.QFedAvg,
 }
+SERVER_OPTIMIZERS = {"fedavgm", "fedadagrad", "fedadam", "fedyogi", "qfedavg"}
+"""Strategies that step along the averaged update instead of taking a mean or choosing."""
 NEEDED_CLIENTS = {"krum": (2, 3), "multikrum": (2, 3), "bulyan": (4, 3)}
 """Strategy -> (a, b): withstanding f attackers takes a*f + b clients (from the papers)."""
 
@@ -48,19 +50,20 @@ class Update:
 class Aggregator:
     """A Flower strategy bound to the types of the global weights."""
 
-    def __init__(self, options: Strategy, clients_per_round: int) -> None:
+    def __init__(self, options: Strategy, parameters: Collection[str]) -> None:
         """Build the strategy.
 
-        Raises:
-            UserError: It cannot work with so few clients.
+        Args:
+            options: Name and options.
+            parameters: Names of what is trained by gradients; all else in the global weights are buffers.
         """
-        _check_clients(options, clients_per_round)
         arguments = options.model_dump(exclude={"name"})
         self.strategy = STRATEGIES[options.name](min_train_nodes=1, min_available_nodes=1, **arguments)
+        self.parameters = parameters if options.name in SERVER_OPTIMIZERS else None
 
     def configure(self, server_round: int, arrays: Arrays) -> dict[str, Any]:
         """Show the strategy the global weights and give what it wants clients to know (such as `proximal-mu`)."""
-        record = _record(_weights(arrays))
+        record = _record(self._weights(arrays))
         (message,) = self.strategy.configure_train(server_round, record, ConfigRecord(), _OneNode())  # type: ignore[arg-type]
         config = message.content.config_records[self.strategy.configrecord_key]
         return {key: value for key, value in config.items() if key != "server-round"}
@@ -68,18 +71,25 @@ class Aggregator:
     def aggregate(self, server_round: int, arrays: Arrays, updates: Mapping[str, Update]) -> Arrays:
         """Give the new global weights, in the types of the old ones.
 
-        Integer arrays are counters (BatchNorm's `num_batches_tracked`), which no average fits: the highest is taken.
+        An optimizer on the server takes steps, which suit parameters; the buffers beside it (BatchNorm's mean and
+        variance) are averaged by samples. Integer arrays are counters (`num_batches_tracked`): the highest is taken.
         """
         ordered = [updates[name] for name in sorted(updates)]
-        record, _ = self.strategy.aggregate_train(server_round, [_reply(update) for update in ordered])
-        assert record is not None, "there is at least one good update"
-        averaged = from_record(record)
-        counted = {
-            name: np.maximum.reduce([update.arrays[name] for update in ordered])
-            for name in arrays.keys() - averaged.keys()
-        }
+        replies = [_reply(update, self._weights(update.arrays)) for update in ordered]
+        record, _ = self.strategy.aggregate_train(server_round, replies)
+        assert record is not None, "the server has seen to it that there are enough updates"
+        new = from_record(record)
+        for name in arrays.keys() - new.keys():
+            combine = _average if np.issubdtype(arrays[name].dtype, np.floating) else _highest
+            new[name] = combine(name, ordered)
+        return {name: new[name].astype(old.dtype).reshape(old.shape) for name, old in arrays.items()}
+
+    def _weights(self, arrays: Arrays) -> Arrays:
+        """Give what the strategy decides on."""
         return {
-            name: {**averaged, **counted}[name].astype(old.dtype).reshape(old.shape) for name, old in arrays.items()
+            name: array
+            for name, array in arrays.items()
+            if np.issubdtype(array.dtype, np.floating) and (self.parameters is None or name in self.parameters)
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,23 +126,41 @@ def _record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
     return ArrayRecord({name: Array(np.asarray(array, np.float64)) for name, array in arrays.items()})
 
 
-def _weights(arrays: Arrays) -> Arrays:
-    return {name: array for name, array in arrays.items() if np.issubdtype(array.dtype, np.floating)}
-
-
-def _reply(update: Update) -> Message:
+def _reply(update: Update, weights: Arrays) -> Message:
     metrics = MetricRecord({"num-examples": update.samples, "train_loss": update.initial_loss})
-    content = RecordDict({"arrays": _record(_weights(update.arrays)), "metrics": metrics})
+    content = RecordDict({"arrays": _record(weights), "metrics": metrics})
     return Message(content=content, dst_node_id=1, message_type="train")
 
 
-def _check_clients(options: Strategy, clients: int) -> None:
-    if options.name not in NEEDED_CLIENTS:
-        return
-    factor, base = NEEDED_CLIENTS[options.name]
-    attackers = getattr(options, "num_malicious_nodes", 0)
-    if clients < factor * attackers + base:
+def _average(name: str, updates: Sequence[Update]) -> np.ndarray:
+    weights = [update.samples for update in updates]
+    return np.average([update.arrays[name].astype(np.float64) for update in updates], axis=0, weights=weights)
+
+
+def _highest(name: str, updates: Sequence[Update]) -> np.ndarray:
+    return np.maximum.reduce([update.arrays[name] for update in updates])  # type: ignore[no-any-return]
+
+
+def needed_clients(options: Strategy) -> int:
+    """Give the number of updates without which a strategy cannot keep its promise."""
+    factor, base = NEEDED_CLIENTS.get(options.name, (0, 1))
+    return factor * int(getattr(options, "num_malicious_nodes", 0)) + base
+
+
+def check_clients(options: Federation, clients: int) -> None:
+    """Refuse a federation that has too few clients for what it asks.
+
+    Raises:
+        UserError: The strategy, `clients_per_round` or `min_clients` wants more.
+    """
+    for key in ("clients_per_round", "min_clients"):
+        wanted = getattr(options, key)
+        if wanted and wanted > clients:
+            raise UserError(f"federation.{key} = {wanted}: there are {clients} clients; lower it or leave it out")
+    strategy, sampled = options.strategy, options.clients_per_round or clients
+    if sampled < needed_clients(strategy):
         raise UserError(
-            f"federation.strategy = {options.name}: {clients} clients per round, but withstanding "
-            f"num_malicious_nodes = {attackers} takes {factor * attackers + base}; add clients or lower the number"
+            f"federation.strategy = {strategy.name}: {sampled} clients per round, but withstanding "
+            f"num_malicious_nodes = {getattr(strategy, 'num_malicious_nodes', 0)} takes {needed_clients(strategy)}; "
+            "add clients or lower the number"
         )

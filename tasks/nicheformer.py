@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -29,6 +30,7 @@ from models.nicheformer_checkpoint import Checkpoint, read
 from models.nicheformer_classifier import NicheFormerClassifier
 from models.nicheformer_shape import HyperParameters
 from tasks._nicheformer_options import NicheFormerOptions
+from training.classification import BalancedAccuracy
 from training.statistics import Statistics, Values
 from training.task import Batch, ClientData, Loss
 
@@ -98,13 +100,19 @@ class NicheFormerTask(NicheFormerOptions):
         return self._members.get(("held_out", "test"), {})
 
     def data_digest(self, client: str) -> str:
-        """Hash counts, genes, cells, labels and what tokens are made with."""
+        """Hash all that samples are made of: counts, genes, cells, labels, context, coordinates, and token sources."""
         study = self._study
         parts = [study.held_out] if client == "held_out" else [study.cells(client, split) for split in SPLITS]
-        content = [
-            [cells.digest, sha256_json(cells.column(self.label).tolist())] for cells in parts if cells is not None
-        ]
-        return sha256_json([self._source.digest, self.include_spatial, content])
+        return sha256_json([self._source.digest, *(self._digest(cells) for cells in parts if cells is not None)])
+
+    def _digest(self, cells: Cells) -> list[str]:
+        columns = [cells.column(self.label).tolist(), self._context(cells).tolist()]
+        if self.include_spatial:
+            columns.append(coordinates(cells, self.coordinate_keys).tolist())
+        return [cells.digest, *map(sha256_json, columns)]
+
+    def _context(self, cells: Cells) -> npt.NDArray[np.int32]:
+        return context_ids(cells, {"specie": self.specie, "assay": self.assay, "modality": self.modality})
 
     def describe(self, client: str) -> dict[str, Any]:
         """Count cells, labels and matched genes."""
@@ -116,6 +124,7 @@ class NicheFormerTask(NicheFormerOptions):
             **{split: len(part) for split, part in cells.items()},
             "labels": dict(zip(names.tolist(), counts.tolist(), strict=True)),
             "genes": {"total": genes.total, "matched": genes.matched, "translated": genes.translated},
+            "files": self._study.manifest()["clients"][client],
         }
 
     # Network
@@ -161,7 +170,7 @@ class NicheFormerTask(NicheFormerOptions):
         metrics: dict[str, Metric | MetricCollection] = {
             "accuracy": MulticlassAccuracy(count, average="micro"),
             "f1_macro": MulticlassF1Score(count, average="macro"),
-            "balanced_accuracy": MulticlassAccuracy(count, average="macro"),
+            "balanced_accuracy": BalancedAccuracy(count),
             "f1_per_class": MulticlassF1Score(count, average="none"),
             "confusion_matrix": MulticlassConfusionMatrix(count),
         }
@@ -269,7 +278,7 @@ class NicheFormerTask(NicheFormerOptions):
         stored = self._hyper_parameters
         return CellSamples(
             tokens_NL=self._source.tokens(cells),
-            context_N3=context_ids(cells, {"specie": self.specie, "assay": self.assay, "modality": self.modality}),
+            context_N3=self._context(cells),
             context_flags={"specie": stored.specie, "assay": stored.assay, "modality": stored.modality},
             context_length=stored.context_length,
             labels_N=class_numbers(cells, self.label, fitted.classes),

@@ -89,6 +89,6 @@ def test_hospitals_with_their_own_folders_reach_the_weights_of_the_simulation(st
     conduct(simulated)
     assert deployed.hashes == Finished(simulated.folder).hashes
     assert (folder / "eval_summary.json").read_text() == (simulated.folder / "eval_summary.json").read_text()
-    kept = {path.name for path in tmp_path.glob("work/*/predictions/*")}
+    kept = {path.name for path in tmp_path.glob("work/*/*/predictions/*")}
     assert kept == {f"federated__{name}.npz" for name in names}
     assert [path.name for path in (folder / "predictions").iterdir()] == ["federated__held_out.npz"]

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from core.errors import UserError
 from fl.exchange import Part, pack, unpack
 from fl.guard import reason_to_reject
 from fl.nodes import RoundError
 from fl.server import Server
-from fl.strategies import STRATEGIES, Aggregator, Update
+from fl.strategies import STRATEGIES, Aggregator, Update, check_clients
 from tests.conftest import Go, conduct
+from training import checkpoints
 from training.config import load
-from training.federation import FedAdam, FedAvg, FedAvgM, FedMedian, Krum, QFedAvg
+from training.federation import FedAdam, FedAvg, FedAvgM, Federation, FedMedian, Krum, QFedAvg
 from training.runs import Run
 
 ONE = "options.names=[ada]"
@@ -180,7 +182,7 @@ def good() -> Part:
 
 
 def test_a_good_update_passes() -> None:
-    assert reason_to_reject(good(), GLOBAL) is None
+    assert reason_to_reject(good(), GLOBAL, 5) is None
 
 
 @pytest.mark.parametrize(
@@ -200,14 +202,14 @@ def test_bad_updates_are_rejected_by_name(name: str, value: np.ndarray | None, r
         del part.arrays["update"][name]
     else:
         part.arrays["update"][name] = value
-    assert re.match(reason, str(reason_to_reject(part, GLOBAL)))
+    assert re.match(reason, str(reason_to_reject(part, GLOBAL, 5)))
 
 
-@pytest.mark.parametrize("samples", [0, -10, None, 2.5])
+@pytest.mark.parametrize("samples", [0, -10, None, 2.5, 10**12, True])
 def test_bad_sample_counts_are_rejected(samples: object) -> None:
     part = good()
     part.info["samples"] = samples
-    assert reason_to_reject(part, GLOBAL) == f"claims {samples!r} training samples"
+    assert reason_to_reject(part, GLOBAL, 5) == f"claims {samples!r} training samples instead of 5"
 
 
 def update(value: float, samples: int, loss: float = 1.0) -> Update:
@@ -218,7 +220,7 @@ START = {"w": np.array([0.0], np.float32), "n": np.array(0)}
 
 
 def aggregate(options: object, updates: dict[str, Update], rounds: int = 1) -> list[float]:
-    aggregator = Aggregator(options, len(updates))  # type: ignore[arg-type]
+    aggregator = Aggregator(options, {"w"})  # type: ignore[arg-type]
     arrays, values = START, []
     for number in range(1, rounds + 1):
         aggregator.configure(number, arrays)
@@ -244,9 +246,53 @@ def test_aggregation_by_hand() -> None:
     assert aggregate(FedAdam(eta=0.1), {"a": update(2.0, 1)}) == [pytest.approx(step, rel=1e-6)]
 
 
+HALF_STEP = "{name: fedavgm, server_learning_rate: 0.5}"
+
+
+@pytest.mark.parametrize("strategy", ["fedadam", "fedyogi", "fedadagrad", HALF_STEP, "qfedavg"])
+def test_optimizers_on_the_server_leave_buffers_to_the_average(go: Go, strategy: str) -> None:
+    overrides = ["options.batchnorm=true", "federation.rounds=1", "train.select=last"]
+    states = []
+    for name in ("fedavg", strategy):
+        run = go("federated", *overrides, f"federation.strategy={name}")
+        states.append(checkpoints.load(run.folder / "model_final.pt")["state"])
+    for buffer in ("front.1.running_mean", "front.1.running_var", "front.1.num_batches_tracked"):
+        torch.testing.assert_close(states[0][buffer], states[1][buffer])
+    assert not torch.equal(states[0]["head.weight"], states[1]["head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.schedule=plateau"], "train.schedule = plateau"),
+        (["options.personal_head=true"], "train.select = best"),
+        (["federation.clients_per_round=4"], "federation.clients_per_round = 4: there are 3 clients"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    start: Callable[..., Run], overrides: list[str], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        conduct(start("federated", *overrides))
+
+
+def test_failures_before_and_after_a_resume_are_kept(go: Go, start: Callable[..., Run]) -> None:
+    run = start("federated", "options.failing=bob", "federation.min_clients=2")
+    conduct(run)
+    before = json.loads((run.folder / "status.json").read_text())["failures"]
+    run.set_status("running")
+    again = Run.resume(run.folder, ("federated",))
+    conduct(again)
+    after = json.loads((run.folder / "status.json").read_text())
+    assert after["status"] == "degraded"
+    assert len(after["failures"]) > len(before)
+
+
 def test_strategies_that_need_more_clients_say_so() -> None:
     with pytest.raises(UserError, match="withstanding num_malicious_nodes = 1 takes 5"):
-        Aggregator(Krum(num_malicious_nodes=1), 4)
+        check_clients(Federation(strategy=Krum(num_malicious_nodes=1)), 4)
+    with pytest.raises(UserError, match=r"federation\.min_clients = 9: there are 4 clients"):
+        check_clients(Federation(min_clients=9), 4)
 
 
 def test_cached_features_change_nothing_but_time(go: Go, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from core.errors import UserError
 from tasks.nicheformer import LabelMap, NicheFormerTask
+from training.classification import BalancedAccuracy
 from training.metrics import Metrics
 from training.statistics import Statistics, Values, merge_statistics
 from training.task import Loss
@@ -67,6 +68,13 @@ def test_metrics_without_samples_have_no_values() -> None:
 def test_metrics_that_do_not_add_up_are_refused() -> None:
     with pytest.raises(TypeError, match="does not add up"):
         Metrics(MetricCollection({"all": CatMetric()}, compute_groups=False))
+
+
+def test_balanced_accuracy_is_scikit_learns_where_a_class_is_predicted_but_never_true() -> None:
+    metric = BalancedAccuracy(3)
+    metric.update(torch.tensor([0, 2, 1, 1]), torch.tensor([0, 0, 1, 1]))
+    assert float(metric.compute()) == pytest.approx(0.75)
+    assert float(metric.compute()) == pytest.approx(balanced_accuracy_score([0, 0, 1, 1], [0, 2, 1, 1]))
 
 
 def test_direction_of_a_metric() -> None:

@@ -92,6 +92,19 @@ def test_cached_features_are_those_of_the_options(study: Path, tmp_path: Path, o
     assert hashes[0] == hashes[1] != hashes[2] == hashes[3]
 
 
+@pytest.mark.parametrize(("column", "value"), [("assay", "CosMx"), ("x", 1e6), ("cell_type", "astrocyte")])
+def test_what_is_in_the_files_is_in_the_digest(study: Path, tmp_path: Path, column: str, value: object) -> None:
+    changed = tmp_path / "study"
+    shutil.copytree(study, changed, ignore=shutil.ignore_patterns(".cache"))
+    path = changed / "clients" / "hospital_north" / "val.h5ad"
+    cells = anndata.read_h5ad(path)
+    cells.obs[column] = value
+    cells.write_h5ad(path)
+    tasks = [experiment(data, "options.include_spatial=true").build_task() for data in (study, changed)]
+    digests = [[task.data_digest(client) for client in (*task.clients(), "held_out")] for task in tasks]
+    assert [one == other for one, other in zip(*digests, strict=True)] == [False, True, True, True]
+
+
 def test_a_damaged_cache_is_made_anew(study: Path, tmp_path: Path) -> None:
     overrides = ["options.fine_tune_mode=head_only", "options.random_backbone.dim_model=32"]
     first = run(tmp_path / "first", study, "centralized", *overrides)

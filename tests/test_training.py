@@ -171,6 +171,25 @@ def test_shuffled_batches_are_a_seeded_permutation() -> None:
     assert batches != shuffled_batches(10, 4, 1, "ada", 1) != shuffled_batches(10, 4, 1, "bob", 1)
 
 
+def test_a_last_batch_of_one_sample_joins_the_one_before() -> None:
+    assert [len(batch) for batch in shuffled_batches(9, 4, 1, "ada", 0)] == [4, 5]
+    assert [len(batch) for batch in shuffled_batches(3, 1, 1, "ada", 0)] == [1, 1, 1]
+    assert [len(batch) for batch in shuffled_batches(1, 4, 1, "ada", 0)] == [1]
+
+
+def test_gradients_of_a_trainer_that_failed_are_forgotten() -> None:
+    task, data = Points(data=Path("none")), samples()
+    hashes = []
+    for left_behind in (False, True):
+        torch.manual_seed(0)
+        network = task.network(None)
+        if left_behind:
+            network["head"].weight.grad = torch.ones_like(network["head"].weight)
+        Trainer(task, network, Train(batch_size=4), seed=3, client="a", epochs=1, device=CPU).run_epoch(data, 0)
+        hashes.append(weights_hash(network.state_dict()))
+    assert hashes[0] == hashes[1]
+
+
 def test_a_pool_gives_its_parts_in_the_order_asked_for() -> None:
     parts = [InMemory({"x": torch.arange(start, start + 3)}) for start in (0, 10, 20)]
     pool = Pool(parts)

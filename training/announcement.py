@@ -13,7 +13,9 @@ from training.task import Task
 def announce(run: Run, task: Task, network: nn.Module, descriptions: Mapping[str, Mapping[str, Any]]) -> None:
     """Log the counts of each client, then the parameters and what the task says of the network."""
     for client in sorted(descriptions):
-        run.log(f"{client}: {', '.join(_said(key, value) for key, value in descriptions[client].items())}")
+        run.log(
+            f"{client}: {', '.join(_said(key, value) for key, value in descriptions[client].items() if key != 'files')}"
+        )
     counts = count_parameters(network)
     facts = "".join(f", {key} {value}" for key, value in task.facts(network).items())
     run.log(f"parameters: {counts['trainable']:,} trainable of {counts['total']:,}{facts}")

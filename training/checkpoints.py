@@ -28,6 +28,13 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         torch.save(dict(content), temporary)
 
 
+def keep_best(folder: Path, step: int) -> None:
+    """Drop the weights of earlier best steps, once the checkpoint that names the new one is written."""
+    for path in folder.glob("best-*.pt"):
+        if path.stem != f"best-{step}":
+            path.unlink(missing_ok=True)
+
+
 def load(path: Path, expected: str | None = None) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 

@@ -1,6 +1,7 @@
 """Devices, precision and threads: how a network is run."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Literal
 
@@ -18,14 +19,16 @@ def choose_device(name: str) -> torch.device:
         UserError: The device asked for is not there.
     """
     if name == "auto":
-        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(best)
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
     missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     )
     if missing:
         raise UserError(f"train.device = {name!r}: this machine has no such device; use auto or cpu")
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with a fixed workspace
+        torch.use_deterministic_algorithms(True, warn_only=True)
     return device
 
 

@@ -70,6 +70,7 @@ class Trainer:
         """
         self.task, self.network, self.options, self.device = task, network, options, device
         self.seed, self.client, self.epochs, self.penalty = seed, client, epochs, penalty
+        network.zero_grad(set_to_none=True)  # What a failed trainer may have left behind.
         self.optimizer = build_optimizer(options.optimizer, network.parameters(), options.lr)
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")
         self.plateau = self._build_plateau(options.schedule) if isinstance(options.schedule, Plateau) else None

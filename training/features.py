@@ -93,5 +93,5 @@ def _write(path: Path, batch: Batch) -> None:
     try:
         with atomic(path) as temporary:
             save_file({key: value.contiguous() for key, value in batch.items()}, temporary)
-    except UserError:
+    except (UserError, OSError, SafetensorError):
         return  # A cache that cannot be written costs time, not results.

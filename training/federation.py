@@ -146,5 +146,5 @@ class Federation(Options):
     """Clients trained at the same time; by default as many as cores, GPUs and clients allow."""
     cpus_per_client: int = Field(1, ge=1)
     """Cores reserved for a client while it trains."""
-    gpus_per_client: Literal["auto"] | float = "auto"
+    gpus_per_client: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     """Share of a GPU reserved for a client; `auto` measures one training step. 0 where there is no GPU."""

@@ -86,9 +86,15 @@ def reseed(samples: Samples, seed: int) -> None:
 
 
 def shuffled_batches(count: int, size: int, seed: int, client: str, epoch: int) -> list[list[int]]:
-    """Cut a permutation, a pure function of (seed, client, epoch), into batches."""
+    """Cut a permutation, a pure function of (seed, client, epoch), into batches.
+
+    A last batch of one sample joins the one before it: BatchNorm cannot train on a single value.
+    """
     order = generator(seed, "shuffle", client, epoch).permutation(count)
-    return [order[start : start + size].tolist() for start in range(0, count, size)]
+    batches = [order[start : start + size].tolist() for start in range(0, count, size)]
+    if size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [batches[-2] + batches[-1]]
+    return batches
 
 
 def ordered_batches(count: int, size: int) -> list[list[int]]:

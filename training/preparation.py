@@ -16,6 +16,7 @@ from datasets.leakage import check_disjoint
 from training.config import Experiment
 from training.features import encode_samples, frozen_hash
 from training.metrics import Metrics
+from training.provenance import code_digest
 from training.task import ClientData, Samples, Task
 
 SPLITS = ("train", "val", "test")
@@ -31,7 +32,7 @@ def check_names(names: Sequence[str], source: str) -> list[str]:
     if not names:
         raise UserError(f"{source}: holds no client; see `python -m datasets --help` for the layouts")
     for name in names:
-        if name in RESERVED or not re.fullmatch(r"[\w][\w .+-]*", name):
+        if name in RESERVED or "__" in name or not re.fullmatch(r"[\w][\w .+-]*", name):
             raise UserError(f"{source}: client name {name!r} is reserved or not a plain file name; rename the client")
     if len(set(names)) != len(names):
         raise UserError(f"{source}: a client name occurs twice ({', '.join(sorted(names))}); rename one")
@@ -92,9 +93,11 @@ def _encoded(
     experiment: Experiment,
     device: torch.device,
 ) -> dict[str, Samples]:
-    """Encode splits, kept beside the data by content, weights and options."""
+    """Encode splits, kept beside the data by code, content, weights and options: whatever may change a bit."""
     options = {name: value for name, value in experiment.options.items() if name != "data"}
-    key = (experiment.task, frozen_hash(network), task.data_digest(owner), fitted_hash(fitted), sha256_json(options))
+    made_by = (code_digest(), torch.__version__, str(experiment.train.threads), str(experiment.train.batch_size))
+    made_from = (experiment.task, frozen_hash(network), task.data_digest(owner), fitted_hash(fitted))
+    key = (*made_by, *made_from, sha256_json(options))
     folder = cache_folder(task.data) / "features"
     return {
         name: encode_samples(task, network, samples, experiment.train, device, key=(*key, name), folder=folder)

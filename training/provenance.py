@@ -1,5 +1,6 @@
 """Where a result comes from: code, versions, device, command."""
 
+import functools
 import hashlib
 import importlib.metadata
 import platform
@@ -15,6 +16,7 @@ PACKAGES = ("core", "models", "datasets", "training", "tasks", "centralized", "f
 """What takes part in a run; reports may differ without changing a result."""
 
 
+@functools.cache
 def code_digest() -> str:
     """Give the first 12 digits of the SHA-256 over our source files, by relative name and content."""
     digest = hashlib.sha256()

@@ -122,8 +122,8 @@ class Run:
             print(text, flush=True)
 
     def add_step(self, step: Mapping[str, Any], unit: Literal["epoch", "round"]) -> None:
-        """Add an epoch or a round to history.json; members of a local run add to the same step."""
-        known = {entry["step"]: entry for entry in self.history}
+        """Add to history.json. Members of a local run add to the same epoch; a round that is run again is replaced."""
+        known = {entry["step"]: entry for entry in self.history if unit == "epoch" or entry["step"] != step["step"]}
         entry = known.setdefault(step["step"], {"step": step["step"]})
         for key, value in step.items():
             entry[key] = {**entry.get(key, {}), **value} if isinstance(value, dict) else value

@@ -46,11 +46,14 @@ class Statistics(BaseModel):
             raise ValueError("statistics with different names cannot be merged")
         return Statistics(
             arrays={name: values.merge(other.arrays[name]) for name, values in self.arrays.items()},
-            counts={
-                name: dict(sorted((Counter(table) + Counter(other.counts[name])).items()))
-                for name, table in self.counts.items()
-            },
+            counts={name: _added(table, other.counts[name]) for name, table in self.counts.items()},
         )
+
+
+def _added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    total = Counter(one)
+    total.update(other)
+    return dict(sorted(total.items()))
 
 
 def merge_statistics(by_client: Mapping[str, Statistics]) -> Statistics:

@@ -112,7 +112,10 @@ class Task(Options):
         raise NotImplementedError
 
     def describe(self, client: str) -> dict[str, Any]:
-        """Give the samples of each split and, where there are labels, `labels`: label -> count over all splits."""
+        """Give the samples of each split, and where there are such: `labels` (label -> count over all splits), `files`.
+
+        `files` records how the splits were made: split -> file, units and SHA-256.
+        """
         raise NotImplementedError
 
     # Network

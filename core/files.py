@@ -74,12 +74,6 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def sha256_file(path: Path) -> str:
-    """Give the SHA-256 of a file's bytes as 64 hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def sha256_json(value: Any) -> str:
     """Give the SHA-256 of a JSON-able value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -86,7 +86,7 @@ class Server:
         }
         self.clients = check_names(self.nodes.greet(self.request), str(self.task.data))
         check_clients(self.options, len(self.clients))
-        self.descriptions = self._agree()
+        self._agree()
         fitted = self.task.fit(self.everyone, self.everyone)
         self.model = GlobalModel(run, self.task, fitted, self.device)
         self.request |= {
@@ -103,15 +103,14 @@ class Server:
             f"{self.experiment.task}, federated: {len(self.clients)} clients on {len(self.nodes.identifiers)} nodes, "
             f"{payload(self.model.arrays):,} bytes of weights per exchange"
         )
-        descriptions = {name: info["description"] for name, info in self.descriptions.items()}
-        announce(self.run, self.task, self.model.network, descriptions)
+        announce(self.run, self.task, self.model.network, self.descriptions)
         self.model.restore()
         while self.model.round < self.options.rounds and not self.model.selection.exhausted:
             self._round(self.model.round + 1)
         self._finish()
         return self.run.finish()
 
-    def _agree(self) -> dict[str, dict[str, Any]]:
+    def _agree(self) -> None:
         """Collect statistics and sizes; refuse leaks."""
         answers = self._ask("query.statistics", self.clients, 0, {})
         parts = {client: part.info for client, part in answers.good.items()}
@@ -119,8 +118,9 @@ class Server:
         self.everyone = merge_statistics(
             {client: Statistics.model_validate(info["statistics"]) for client, info in parts.items()}
         )
+        self.descriptions = {client: info["description"] for client, info in parts.items()}
+        self.digests = {client: info["digest"] for client, info in parts.items()}
         self._refuse_leaks(parts)
-        return parts
 
     def _refuse_leaks(self, parts: dict[str, dict[str, Any]]) -> None:
         """Refuse a unit that stands in two splits or at two clients; nodes with data of their own show hashes only."""
@@ -199,8 +199,7 @@ class Server:
         return answers
 
     def _reject(self, sent: Arrays) -> Callable[[str, Part], str | None]:
-        sizes = {name: info["description"]["train"] for name, info in self.descriptions.items()}
-        return lambda name, part: reason_to_reject(part, sent, sizes[name])
+        return lambda name, part: reason_to_reject(part, sent, self.descriptions[name]["train"])
 
     def _note(self, failure: Failure, number: int) -> None:
         self.run.client_failed(failure.client, number, failure.phase, failure.message, failure.details)
@@ -226,8 +225,8 @@ class Server:
             manifest(
                 self.experiment,
                 {"federated": self.model.outcome()},
-                clients={name: info["description"] for name, info in self.descriptions.items()},
-                data={name: info["digest"] for name, info in self.descriptions.items()},
+                clients=self.descriptions,
+                data=self.digests,
                 held_out=held_out.count if held_out else None,
                 budget={"epochs": None, "rounds": self.model.round, "local_epochs": self.options.local_epochs},
                 seconds=time.perf_counter() - self.start,

@@ -25,6 +25,7 @@ from core.files import sha256_json
 from datasets.cell_samples import CONTEXT, CellSamples, class_numbers, context_ids, coordinates
 from datasets.cell_tokens import TokenSource
 from datasets.cells import Cells, Study
+from datasets.unit_splits import SPLITS
 from models.nicheformer import NicheFormer
 from models.nicheformer_checkpoint import Checkpoint, read
 from models.nicheformer_classifier import NicheFormerClassifier
@@ -34,7 +35,6 @@ from training.classification import BalancedAccuracy
 from training.statistics import Statistics, Values
 from training.task import Batch, ClientData, Loss
 
-SPLITS = ("train", "val", "test")
 RESERVED_IDS = 30
 """Token ids below the first gene."""
 

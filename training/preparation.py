@@ -13,13 +13,13 @@ from core.errors import UserError
 from core.files import sha256_json
 from core.randomness import seeded_torch
 from datasets.leakage import check_disjoint
+from datasets.unit_splits import SPLITS
 from training.config import Experiment
 from training.features import encode_samples, frozen_hash
 from training.metrics import Metrics
 from training.provenance import code_digest
 from training.task import ClientData, Samples, Task
 
-SPLITS = ("train", "val", "test")
 RESERVED = {"pooled", "held_out", "centralized", "federated", "local"}
 
 

@@ -4,7 +4,6 @@ The exception is `plateau`, which answers to the validation metric and carries t
 """
 
 import math
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -82,8 +81,3 @@ Schedule = Annotated[
 def warmup_factor(position: int, warmup: int) -> float:
     """Climb linearly: 0 at position 0, 1 from position `warmup` on (and always without a warm-up)."""
     return position / warmup if warmup and position <= warmup else 1.0
-
-
-def rate_at(options: "Constant | Cosine | Step", base: float, total: int) -> Callable[[int], float]:
-    """Bind a schedule to its base rate and its length."""
-    return lambda position: options.rate(base, position, total)

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.progress import bar
 from core.randomness import seed_for, seeded_torch
 from training.config import Train
 from training.device import autocast
 from training.loading import load_batches, reseed, shuffled_batches
 from training.optimizers import build_optimizer
 from training.parameters import training_mode
-from training.progress import bar
 from training.schedules import Plateau
 from training.task import Batch, Samples, Task
 

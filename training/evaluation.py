@@ -7,11 +7,11 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
+from core.progress import bar
 from training.config import Train
 from training.device import autocast
 from training.loading import load_batches, ordered_batches
 from training.metrics import Metrics
-from training.progress import bar
 from training.task import Batch, Samples, Task
 
 

@@ -9,11 +9,11 @@ from torch import nn
 
 from core.errors import UserError
 from core.files import atomic, sha256_json
+from core.progress import bar
 from training.config import Train
 from training.device import autocast
 from training.loading import InMemory, load_batches, ordered_batches
 from training.parameters import trainable_state, weights_hash
-from training.progress import bar
 from training.task import Batch, Samples, Task
 
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 HASH_FACTOR = 2654435761
 MIX_FACTOR = 0x45D9F3B
 MODULUS = 2**32
+BLOCK = 2**20
+"""Values worked out at once, so that a large network needs little memory beside itself."""
 
 
 def fill(target: nn.Module | dict[str, Tensor]) -> None:
@@ -29,25 +31,27 @@ def formula_values(key: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32 |
     """Give the values of one entry."""
     if key.endswith("num_batches_tracked"):
         return np.zeros(shape, dtype=np.int64)
-    uniform = _uniform(key, math.prod(shape)).reshape(shape)
     if key.endswith("running_var"):
-        values = 0.5 + uniform
+        low, width = 0.5, 1.0
     elif key.endswith(("running_mean", ".bias")):
-        values = 0.2 * uniform - 0.1
+        low, width = -0.1, 0.2
     elif len(shape) == 1:
-        values = 0.75 + 0.5 * uniform
+        low, width = 0.75, 0.5
     else:
-        values = math.sqrt(6 / math.prod(shape[1:])) * (2 * uniform - 1)
-    return values.astype(np.float32)
+        bound = math.sqrt(6 / math.prod(shape[1:]))
+        low, width = -bound, 2 * bound
+    count = math.prod(shape)
+    values = np.empty(count, dtype=np.float32)
+    for start in range(0, count, BLOCK):
+        stop = min(start + BLOCK, count)
+        values[start:stop] = low + width * _uniform(key, start, stop)
+    return values.reshape(shape)
 
 
-def _uniform(key: str, count: int) -> npt.NDArray[np.float64]:
-    mixed = np.arange(count, dtype=np.uint64)
-    mixed *= np.uint64(HASH_FACTOR)
-    mixed += np.uint64(zlib.crc32(key.encode()))
-    mixed %= np.uint64(MODULUS)
+def _uniform(key: str, start: int, stop: int) -> npt.NDArray[np.float64]:
+    mixed = np.arange(start, stop, dtype=np.uint64)
+    mixed = (mixed * np.uint64(HASH_FACTOR) + np.uint64(zlib.crc32(key.encode()))) % np.uint64(MODULUS)
     mixed ^= mixed >> np.uint64(16)
-    mixed *= np.uint64(MIX_FACTOR)
-    mixed %= np.uint64(MODULUS)
+    mixed = (mixed * np.uint64(MIX_FACTOR)) % np.uint64(MODULUS)
     mixed ^= mixed >> np.uint64(16)
     return mixed / float(MODULUS)

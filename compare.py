@@ -13,6 +13,7 @@ from core.files import read_json
 from fl.engines import Engine, check_federation, engine_function
 from reports.report import write_report
 from training.config import Experiment, load
+from training.distributed import refuse_processes
 from training.runs import EXIT_CODES, Run, Setting, default_name
 from training.session import DRY_RUN, conduct, task_stem
 
@@ -41,6 +42,7 @@ def main(
     Exit codes: 0 completed, 1 failed, 2 input refused, 3 completed although a client failed.
     """
     with one_line_errors():
+        refuse_processes("compare.py")
         experiment = load(config, [*(overrides or []), *(DRY_RUN if dry_run else ())])
         folder = _known_folder(resume) if resume else _new_folder(results / task_stem(experiment), name)
         check_federation(experiment)

@@ -1,5 +1,6 @@
 """Command line: python -m centralized CONFIG [section.key=value ...]."""
 
+import functools
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ import typer
 from centralized.runner import execute
 from core.commands import one_line_errors
 from reports.report import write_report
+from training.distributed import joined
 from training.runs import EXIT_CODES
 from training.session import conduct, open_run
 
@@ -34,9 +36,11 @@ def main(
 ) -> None:
     """Train without exchange: one model on the pool of all clients, or one model per client.
 
+    Several processes share each batch: torchrun --nproc_per_node=2 -m centralized CONFIG ...
+
     Exit codes: 0 completed, 1 failed, 2 input refused.
     """
-    with one_line_errors():
+    with one_line_errors(), joined() as group:
         run = open_run(
             config,
             overrides or [],
@@ -46,9 +50,11 @@ def main(
             resume=resume,
             dry_run=dry_run,
             resumable=("centralized", "local"),
+            group=group,
         )
-        status = conduct(run, execute)
-        print(f"report: {write_report([run.folder], run.folder)}")
+        status = conduct(run, functools.partial(execute, group=group))
+        if group.leads:
+            print(f"report: {write_report([run.folder], run.folder)}")
     raise typer.Exit(EXIT_CODES[status])
 
 

@@ -10,14 +10,15 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
+from core.files import sha256_json
 from training import checkpoints
+from training.distributed import Group
 from training.engine import EpochSummary, Trainer
-from training.evaluation import evaluate
+from training.evaluation import Evaluation, evaluate
 from training.loading import Pool
 from training.manifest import Outcome
 from training.metrics import Metrics
 from training.parameters import count_parameters, load_state, trainable_state, weights_hash
-from training.predictions import save_predictions
 from training.runs import Run
 from training.scoring import entry, merged
 from training.selection import Selection
@@ -47,6 +48,7 @@ class Member:
         held_out: Samples | None,
         device: torch.device,
         monitor: tuple[str, bool],
+        group: Group,
     ) -> None:
         """Set up a model with fresh weights.
 
@@ -61,10 +63,11 @@ class Member:
             held_out: The set that belongs to no client, opened before training so that a fault in it shows at once.
             device: Where the network is.
             monitor: Validation metric and whether higher is better.
+            group: The processes that train it together.
         """
         self.run, self.task, self.name, self.clients = run, task, name, clients
         self.fitted, self.network, self.device = fitted, network, device
-        self.data, self.held_out = data, held_out
+        self.data, self.held_out, self.group = data, held_out, group
         self.options = run.experiment.train
         self.monitor, higher_is_better = monitor
         self.selection = Selection(higher_is_better, self.options.early_stopping)
@@ -79,7 +82,13 @@ class Member:
             client="+".join(clients),
             epochs=run.experiment.epochs,
             device=device,
+            group=group,
         )
+        self.basis = {
+            "config": sha256_json(run.experiment.model_dump(mode="json")),
+            "data": sha256_json({client: task.data_digest(client) for client in clients}),
+            "processes": group.size,
+        }
 
     def train(self) -> Outcome:
         """Train to the end of the budget, load the selected weights, store them."""
@@ -95,20 +104,23 @@ class Member:
             validation = self._validate() if self.cursor.epoch % every == 0 or last else {}
             self._record(summary, validation, time.perf_counter() - start)
             self._checkpoint("last")
-            checkpoints.keep_best(self.folder, self.selection.best_step)
+            if self.group.leads:
+                checkpoints.keep_best(self.folder, self.selection.best_step)
         return self._finish()
 
     def score(self, data: str, samples: Samples) -> Metrics:
         """Score the model on a set and store its predictions."""
-        evaluation = evaluate(self.task, self.network, samples, self.fitted, self.options, self.device)
-        save_predictions(self.run.folder, self.name, data, evaluation.predictions)
+        evaluation = self._evaluate(samples)
+        self.run.save_predictions(self.name, data, evaluation.predictions)
         return evaluation.metrics
+
+    def _evaluate(self, samples: Samples) -> Evaluation:
+        return evaluate(self.task, self.network, samples, self.fitted, self.options, self.device, self.group)
 
     def _validate(self) -> dict[str, Any]:
         states, entries = [], {}
         for client in self.clients:
-            val = self.data[client].val
-            metrics = evaluate(self.task, self.network, val, self.fitted, self.options, self.device).metrics
+            metrics = self._evaluate(self.data[client].val).metrics
             states.append(metrics.states())
             entries[client] = entry(metrics)
         pooled = entry(merged(self.task, self.fitted, states))
@@ -120,17 +132,16 @@ class Member:
 
     def _record(self, summary: EpochSummary, validation: dict[str, Any], seconds: float) -> None:
         name = self.name if self.run.setting == "local" else "pooled"
-        train = {
-            "metrics": summary.losses, "support": summary.samples, "lr": summary.lr, "seconds": summary.seconds
-        }  # fmt: skip
+        kept = {"lr": summary.lr, "seconds": summary.seconds, "skipped": summary.skipped}
+        train = {"metrics": summary.losses, "support": summary.samples, **kept}
         step = {"step": self.cursor.epoch, "train": {name: train}, "seconds": {name: seconds}}
         self.run.add_step({**step, "val": validation} if validation else step, "epoch")
         shown = validation.get("pooled") or validation.get(self.name)
         value = f"  val {self.monitor} {shown['metrics'].get(self.monitor, float('nan')):.4f}" if shown else ""
         total = self.run.experiment.epochs
-        self.run.log(
-            f"{self.name}  epoch {self.cursor.epoch}/{total}  loss {summary.losses['loss']:.4f}{value}  {seconds:.1f} s"
-        )
+        skipped = f"  {summary.skipped} steps left out for lack of memory" if summary.skipped else ""
+        loss = f"loss {summary.losses['loss']:.4f}{value}"
+        self.run.log(f"{self.name}  epoch {self.cursor.epoch}/{total}  {loss}  {seconds:.1f} s{skipped}")
 
     @property
     def folder(self) -> Path:
@@ -141,18 +152,20 @@ class Member:
         content: dict[str, Any] = {"fingerprint": self.fingerprint, "state": trainable_state(self.network)}
         if which == "last":
             content |= {
+                "basis": self.basis,
                 "epoch": self.cursor.epoch,
                 "samples": self.cursor.samples,
                 "trainer": self.trainer.state_dict(),
                 "selection": self.selection.state_dict(),
             }
-        checkpoints.save(self.folder / f"{which}.pt", content)
+        self.run.save_checkpoint(self.folder / f"{which}.pt", content)
 
     def _restore(self) -> None:
         path = self.folder / "last.pt"
         if not path.exists():
             return
         content = checkpoints.load(path, self.fingerprint)
+        checkpoints.check_basis(path, content["basis"], self.basis)
         load_state(self.network, content["state"])
         self.trainer.load_state_dict(content["trainer"])
         self.selection.load_state_dict(content["selection"])
@@ -161,6 +174,7 @@ class Member:
 
     def _finish(self) -> Outcome:
         best = self.selection.best_step if self.options.select == "best" else 0
+        self.group.gather(None)  # The first process has written the file by now.
         if best:
             load_state(self.network, checkpoints.load(self.folder / f"best-{best}.pt", self.fingerprint)["state"])
         member = self.name if self.run.setting == "local" else None

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from centralized.member import Member
-from core.errors import one_line
+from core.errors import UserError, one_line
 from training.announcement import announce
 from training.device import choose_device, threads
-from training.manifest import Outcome, manifest
+from training.distributed import ALONE, Group
+from training.manifest import Outcome, manifest, skipped_steps
+from training.memory import memory_monitor
 from training.metrics import Metrics, States
 from training.preparation import build_network, check_leaks, check_names, monitored, open_client, open_held_out
 from training.runs import Run, Status
@@ -22,22 +24,32 @@ from training.task import ClientData
 Answer = TypeVar("Answer")
 
 
-def execute(run: Run) -> Status:
+def execute(run: Run, group: Group = ALONE) -> Status:
     """Train and score every member of a run, from wherever it stands; give the final status.
+
+    Args:
+        run: Where results go.
+        group: The processes that train together; all of them call this.
 
     Raises:
         UserError: The data or the config cannot be used.
     """
-    with threads(run.experiment.train.threads):
-        return _Runner(run).execute()
+    options = run.experiment.train
+    with threads(options.threads), memory_monitor(options.memory_monitor, run.log_quietly):
+        return _Runner(run, group).execute()
 
 
 class _Runner:
-    def __init__(self, run: Run) -> None:
-        self.run, self.experiment = run, run.experiment
+    def __init__(self, run: Run, group: Group) -> None:
+        self.run, self.experiment, self.group = run, run.experiment, group
         self.task = self.experiment.build_task()
         self.device = choose_device(self.experiment.train.device)
-        self.clients = check_names(self.task.clients(), str(self.task.data))
+        if group.size > 1 and self.device.index is not None:
+            raise UserError(
+                f"train.device = {self.device}: {group.size} processes cannot share one card; set train.device to auto"
+            )
+        with group.first_leads():
+            self.clients = check_names(self.task.clients(), str(self.task.data))
         check_leaks(self.task, self.clients)
         self.statistics = {client: self._of(client, "statistics", self.task.statistics) for client in self.clients}
         self.everyone = merge_statistics(self.statistics)
@@ -47,6 +59,7 @@ class _Runner:
         start = time.perf_counter()
         members = {"centralized": self.clients} if self.run.setting == "centralized" else {c: [c] for c in self.clients}
         self.run.log(f"{self.experiment.task}, {self.run.setting}: {len(self.clients)} clients, {self.device}")
+        self.run.log(f"samples per step: {self._batch_size()}")
         outcomes: dict[str, Outcome] = {}
         rows: list[dict[str, Any]] = []
         own: list[States] = []
@@ -59,11 +72,19 @@ class _Runner:
             rows += [row(name, data, metrics) for data, metrics in scored.items()]
             own += [scored[client].states() for client in clients]
         fitted = member.fitted
-        rows.append(row(self.run.setting, "pooled", merged(self.task, fitted, own)))
-        self.run.write_evaluation(rows, summary_head(self.experiment, self.task, fitted, self.clients, rows))
+        pooled = merged(self.task, fitted, own)
+        rows.append(row(self.run.setting, "pooled", pooled))
+        self.run.write_evaluation(rows, summary_head(self.experiment, self.task, fitted, self.clients, pooled))
+        self.run.write_summary(self.task.primary, {name: outcome.selected for name, outcome in outcomes.items()})
         held_out = scored["held_out"].count if "held_out" in scored else None
         self.run.write_manifest(self.manifest(outcomes, held_out, time.perf_counter() - start))
         return self.run.finish()
+
+    def _batch_size(self) -> str:
+        """Give the samples behind one optimizer step, and how they come about."""
+        options, size = self.experiment.train, self.group.size
+        total = options.batch_size * options.accumulate * size
+        return f"{total} = {options.batch_size} x {options.accumulate} accumulated x {size} processes"
 
     def member(self, name: str, clients: list[str]) -> Member:
         """Build the network and open the data of a member."""
@@ -74,9 +95,12 @@ class _Runner:
         def opened(client: str) -> ClientData:
             return open_client(self.task, client, fitted, network, self.experiment, self.device)
 
-        data = {client: self._of(client, "open", opened) for client in self.clients}
-        held_out = open_held_out(self.task, fitted, network, self.experiment, self.device)
-        return Member(self.run, self.task, name, clients, fitted, network, data, held_out, self.device, monitor)
+        with self.group.first_leads():
+            data = {client: self._of(client, "open", opened) for client in self.clients}
+            held_out = open_held_out(self.task, fitted, network, self.experiment, self.device)
+        return Member(
+            self.run, self.task, name, clients, fitted, network, data, held_out, self.device, monitor, self.group
+        )
 
     def score(self, member: Member) -> dict[str, Metrics]:
         """Score a member on every client's test set and on the held-out set."""
@@ -104,4 +128,6 @@ class _Runner:
             budget={"epochs": self.experiment.epochs, "rounds": None, "local_epochs": None},
             seconds=seconds,
             device=self.device,
+            processes=self.group.size,
+            oom_skipped=skipped_steps(self.run.history),
         )

@@ -8,6 +8,7 @@ import typer
 from core.commands import one_line_errors
 from fl.engines import Engine, engine_function
 from reports.report import write_report
+from training.distributed import refuse_processes
 from training.runs import EXIT_CODES
 from training.session import conduct, open_run
 
@@ -31,6 +32,7 @@ def main(
     Exit codes: 0 completed, 1 failed, 2 input refused, 3 completed although a client failed.
     """
     with one_line_errors():
+        refuse_processes("python -m fl")
         run = open_run(
             config,
             overrides or [],

@@ -15,7 +15,7 @@ from fl.exchange import Arrays, Part, payload, to_arrays, to_tensors
 from training import checkpoints
 from training.engine import Penalty, Trainer
 from training.evaluation import evaluate
-from training.parameters import load_state, trainable_state, travelling_names
+from training.parameters import load_state, trainable_state
 from training.predictions import save_predictions
 from training.preparation import build_network
 from training.task import Task
@@ -51,7 +51,8 @@ def train(session: ClientSession, client: str, request: dict[str, Any], arrays: 
     Args:
         session: The open task.
         client: Whose data.
-        request: `round` (from 1), `names` that travel, `extras` of the strategy, `monitored` value or None.
+        request: `round` (from 1), the `selected` one so far (0: none), `extras` of the strategy, `monitored` value or
+            None.
         arrays: Global weights by name.
         folder: Where this node keeps the client's state between rounds.
     """
@@ -68,6 +69,7 @@ def train(session: ClientSession, client: str, request: dict[str, Any], arrays: 
         epochs=experiment.federation.rounds * epochs,
         device=session.device,
         penalty=_proximal(network, arrays, request["extras"].get("proximal-mu", 0.0)),
+        freeze_batchnorm=experiment.federation.batchnorm == "freeze",
     )
     kept = _kept_state(session, client, folder, number)
     if kept:
@@ -76,11 +78,12 @@ def train(session: ClientSession, client: str, request: dict[str, Any], arrays: 
             trainer.validated(request["monitored"], request["higher_is_better"])
     samples = session.client(client).train
     summaries = [trainer.run_epoch(samples, (number - 1) * epochs + epoch) for epoch in range(epochs)]
-    _keep_state(session, client, folder, number, trainer, request["names"])
-    update = to_arrays(trainable_state(network), request["names"])
+    _keep_state(session, client, folder, number, trainer, request["selected"])
+    update = to_arrays(trainable_state(network), session.travel.trained(number))
     info = {
         "samples": len(samples),
         "seen": sum(summary.samples for summary in summaries),
+        "skipped": sum(summary.skipped for summary in summaries),
         "losses": summaries[-1].losses,
         "lr": summaries[-1].lr,
         "seconds": sum(summary.seconds for summary in summaries),
@@ -105,7 +108,7 @@ def score(session: ClientSession, client: str, request: dict[str, Any], arrays: 
 def _load_global(session: ClientSession, client: str, arrays: Arrays, folder: Path, number: int) -> None:
     """Load the global weights, and this client's personal ones as they were after its last round."""
     state: dict[str, Tensor] = to_tensors(arrays)
-    personal = set(trainable_state(session.network)) - set(travelling_names(session.network, session.task.personal()))
+    personal = session.travel.personal
     if personal:
         path = _latest_state(folder, client, number)
         if path:
@@ -143,18 +146,20 @@ def _proximal(network: nn.Module, arrays: Arrays, mu: float) -> Penalty | None:
 
 
 def _keep_state(
-    session: ClientSession, client: str, folder: Path, number: int, trainer: Trainer, names: list[str]
+    session: ClientSession, client: str, folder: Path, number: int, trainer: Trainer, selected: int
 ) -> None:
-    """Write what the client carries into its next round, and drop what is older than the round before."""
+    """Write what the client carries into its next round; drop what neither a resume nor the selected round needs."""
     state = trainable_state(session.network)
-    personal = {name: value.cpu() for name, value in state.items() if name not in names}
+    personal = {name: value.cpu() for name, value in state.items() if name in session.travel.personal}
     kept = session.experiment.federation.optimizer_state == "kept"
     if not personal and not kept:
         return
     content = {"personal": personal, "trainer": trainer.state_dict() if kept else None}
     checkpoints.save(_state_path(folder, client, number), content)
-    for path in _states_before(folder, client, number - 1):
-        path.unlink(missing_ok=True)
+    needed = {_latest_state(folder, client, number), _latest_state(folder, client, selected + 1)}
+    for path in _states_before(folder, client, number):
+        if path not in needed:
+            path.unlink(missing_ok=True)
 
 
 def _kept_state(session: ClientSession, client: str, folder: Path, number: int) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel
 from torch import nn
 
+from fl.travel import Travel
 from training.config import Experiment, resolve
 from training.device import choose_device
 from training.features import frozen_hash
@@ -28,6 +29,7 @@ class ClientSession:
     device: torch.device
     frozen: str
     """Hash of the weights that do not train."""
+    travel: Travel
     data: dict[str, ClientData] = field(default_factory=dict)
 
     def client(self, name: str) -> ClientData:
@@ -60,4 +62,5 @@ def open_session(text: str, fitted_json: str, data: str | None, run: str) -> Cli
     fitted = task.Fitted.model_validate_json(fitted_json)
     device = choose_device(experiment.train.device)
     network = build_network(task, fitted, experiment.seed).to(device)
-    return ClientSession(experiment, task, fitted, network, device, frozen_hash(network))
+    travel = Travel(network, task, experiment.federation)
+    return ClientSession(experiment, task, fitted, network, device, frozen_hash(network), travel)

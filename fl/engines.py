@@ -41,8 +41,8 @@ def check_federation(experiment: Experiment) -> None:
     Raises:
         UserError: The data cannot be opened, options contradict each other, or there are too few clients.
     """
+    check_options(experiment)
     task = experiment.build_task()
-    check_options(experiment, task)
     check_clients(experiment.federation, len(check_names(task.clients(), str(task.data))))
 
 

@@ -1,20 +1,23 @@
 """The global weights: aggregated, selected, scored on the held-out set, and kept from round to round."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel
 
+from core.files import sha256_json
 from fl.exchange import Arrays, to_arrays, to_tensors
 from fl.strategies import Aggregator, Update
+from fl.travel import Travel
 from training import checkpoints
 from training.evaluation import evaluate
 from training.features import frozen_hash
 from training.manifest import Outcome
 from training.metrics import Metrics
-from training.parameters import count_parameters, load_state, trainable_state, travelling_names, weights_hash
+from training.parameters import count_parameters, load_state, trainable_state, weights_hash
 from training.predictions import save_predictions
 from training.preparation import build_network, monitored, open_held_out
 from training.runs import Run
@@ -25,8 +28,17 @@ from training.task import Task
 class GlobalModel:
     """The server's network. Only what travels changes; a checkpoint per round makes a cut run go on."""
 
-    def __init__(self, run: Run, task: Task, fitted: BaseModel, device: torch.device) -> None:
+    def __init__(
+        self, run: Run, task: Task, fitted: BaseModel, device: torch.device, digests: Mapping[str, str]
+    ) -> None:
         """Build the network with the weights that every setting starts from, and open the held-out set.
+
+        Args:
+            run: Where checkpoints go.
+            task: The learning problem.
+            fitted: Preprocessing fitted on all clients.
+            device: Where the server scores.
+            digests: Client -> SHA-256 of its data.
 
         Raises:
             UserError: The monitored metric or the held-out set cannot be used.
@@ -37,16 +49,18 @@ class GlobalModel:
         self.network = build_network(task, fitted, experiment.seed).to(device)
         self.initial = weights_hash(self.network.state_dict())
         self.frozen = frozen_hash(self.network)
-        self.names = travelling_names(self.network, task.personal())
-        self.arrays: Arrays = to_arrays(trainable_state(self.network), self.names)
+        self.travel = Travel(self.network, task, experiment.federation)
+        self.arrays: Arrays = to_arrays(trainable_state(self.network), self.travel.names)
         parameters = {name for name, _ in self.network.named_parameters()}
         self.aggregator = Aggregator(experiment.federation.strategy, parameters)
         self.selection = Selection(higher_is_better, experiment.train.early_stopping)
         self.fingerprint = checkpoints.fingerprint(experiment.task, self.network, fitted)
+        config = sha256_json(experiment.model_dump(mode="json"))
+        self.basis = {"config": config, "data": sha256_json(dict(digests))}
         self.round, self.samples = 0, 0
         self.monitored_value: float | None = None
-        # Personal parameters never reach the server, so it has no whole network to score.
-        whole = not task.personal()
+        # What is personal never reaches the server, so it has no whole network to score.
+        whole = not self.travel.personal
         self.held_out = open_held_out(task, fitted, self.network, experiment, device) if whole else None
 
     @property
@@ -54,9 +68,18 @@ class GlobalModel:
         """Bytes of the whole state dict: what would travel if nothing stayed."""
         return sum(value.nbytes for value in self.network.state_dict().values())
 
+    def sent(self, number: int) -> Arrays:
+        """Give what clients need of the global weights in a round."""
+        return {name: self.arrays[name] for name in self.travel.moved(number)}
+
+    def expected(self, number: int) -> Arrays:
+        """Give the global weights that a round's updates replace."""
+        return {name: self.arrays[name] for name in self.travel.trained(number)}
+
     def advance(self, number: int, updates: Mapping[str, Update], samples: int) -> None:
-        """Aggregate a round's updates into new global weights."""
-        self.arrays = self.aggregator.aggregate(number, self.arrays, updates)
+        """Aggregate a round's updates into new global weights; what did not train counts as unchanged."""
+        whole = {client: replace(update, arrays={**self.arrays, **update.arrays}) for client, update in updates.items()}
+        self.arrays = self.aggregator.aggregate(number, self.arrays, whole)
         self.round, self.samples = number, self.samples + samples
         load_state(self.network, to_tensors(self.arrays))
 
@@ -82,6 +105,7 @@ class GlobalModel:
         self._save(
             "last",
             {
+                "basis": self.basis,
                 "round": self.round,
                 "samples": self.samples,
                 "strategy": self.aggregator.state_dict(),
@@ -98,6 +122,7 @@ class GlobalModel:
         if not path.exists():
             return
         content = checkpoints.load(path, self.fingerprint)
+        checkpoints.check_basis(path, content["basis"], self.basis)
         self._load(content["state"])
         self.round, self.samples = content["round"], content["samples"]
         self.aggregator.load_state_dict(content["strategy"])
@@ -140,5 +165,5 @@ class GlobalModel:
         checkpoints.save(self._path(which), content)
 
     def _load(self, state: dict[str, torch.Tensor]) -> None:
-        self.arrays = to_arrays(state, self.names)
+        self.arrays = to_arrays(state, self.travel.names)
         load_state(self.network, state)

@@ -12,7 +12,7 @@ def reason_to_reject(part: Part, arrays: Arrays, train_samples: int) -> str | No
 
     Args:
         part: The client's answer.
-        arrays: The global weights it was sent.
+        arrays: The global weights that it was to train.
         train_samples: Samples it said to have before training.
     """
     update = part.arrays.get("update", {})

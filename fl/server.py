@@ -20,7 +20,8 @@ from fl.strategies import Update, check_clients, needed_clients
 from training.announcement import announce
 from training.config import Experiment, to_yaml
 from training.device import choose_device, threads
-from training.manifest import manifest
+from training.manifest import manifest, skipped_steps
+from training.memory import memory_monitor
 from training.metrics import Metrics
 from training.preparation import check_leaks, check_names
 from training.provenance import code_digest
@@ -28,7 +29,6 @@ from training.runs import Run, Status
 from training.schedules import Plateau
 from training.scoring import entry, merged, row, summary_head
 from training.statistics import Statistics, merge_statistics
-from training.task import Task
 
 
 def serve(run: Run, grid: Grid, nodes: int) -> Status:
@@ -44,26 +44,22 @@ def serve(run: Run, grid: Grid, nodes: int) -> Status:
         RoundError: Too few clients answered.
     """
     logging.getLogger("flwr").setLevel(logging.WARNING)  # Its strategies narrate each call.
-    with threads(run.experiment.train.threads):
+    options = run.experiment.train
+    with threads(options.threads), memory_monitor(options.memory_monitor, run.log_quietly):
         return Server(run, grid, nodes).conduct()
 
 
-def check_options(experiment: Experiment, task: Task) -> None:
+def check_options(experiment: Experiment) -> None:
     """Refuse options that contradict each other in a federation.
 
     Raises:
-        UserError: An option would have no effect, or mix weights of different rounds.
+        UserError: An option would have no effect.
     """
     fresh = experiment.federation.optimizer_state == "fresh"
     if isinstance(experiment.train.schedule, Plateau) and fresh:
         raise UserError(
             "train.schedule = plateau: clients with a fresh optimizer each round forget it; "
             "set federation.optimizer_state to kept or choose another schedule"
-        )
-    if task.personal() and experiment.train.select == "best":
-        raise UserError(
-            "train.select = best: parameters that stay at their client exist for the last round only; "
-            "set train.select to last"
         )
 
 
@@ -75,7 +71,7 @@ class Server:
         self.run, self.experiment = run, run.experiment
         self.options = run.experiment.federation
         self.task = self.experiment.build_task()
-        check_options(self.experiment, self.task)
+        check_options(self.experiment)
         self.device = choose_device(self.experiment.train.device)
         self.start = time.perf_counter()
         self.nodes = Nodes(grid, nodes)
@@ -88,11 +84,10 @@ class Server:
         check_clients(self.options, len(self.clients))
         self._agree()
         fitted = self.task.fit(self.everyone, self.everyone)
-        self.model = GlobalModel(run, self.task, fitted, self.device)
+        self.model = GlobalModel(run, self.task, fitted, self.device, self.digests)
         self.request |= {
             "fitted": fitted.model_dump(mode="json"),
             "frozen": self.model.frozen,
-            "names": self.model.names,
             "higher_is_better": self.model.selection.higher_is_better,
         }
         self._ask("query.open", self.clients, 0, {})
@@ -101,7 +96,7 @@ class Server:
         """Run all rounds, then score the selected weights."""
         self.run.log(
             f"{self.experiment.task}, federated: {len(self.clients)} clients on {len(self.nodes.identifiers)} nodes, "
-            f"{payload(self.model.arrays):,} bytes of weights per exchange"
+            f"at most {payload(self.model.arrays):,} bytes of weights per exchange"
         )
         announce(self.run, self.task, self.model.network, self.descriptions)
         self.model.restore()
@@ -134,15 +129,16 @@ class Server:
 
     def _round(self, number: int) -> None:
         start = time.perf_counter()
-        sent = self.model.arrays
+        sent = self.model.sent(number)
         chosen = self._sample(number)
         request = {
             "round": number,
-            "extras": self.model.aggregator.configure(number, sent),
+            "extras": self.model.aggregator.configure(number, self.model.arrays),
             "needs_initial_loss": self.options.strategy.name == "qfedavg",
             "monitored": self.model.monitored_value,
+            "selected": self.model.selection.best_step,
         }
-        trained = self._ask("train", chosen, number, request, sent, self._reject(sent))
+        trained = self._ask("train", chosen, number, request, sent, self._reject(self.model.expected(number)))
         updates = {
             name: Update(part.arrays["update"], part.info["samples"], part.info["initial_loss"])
             for name, part in trained.good.items()
@@ -173,7 +169,9 @@ class Server:
         return sorted(str(name) for name in drawn)
 
     def _validate(self, number: int) -> dict[str, Any]:
-        answers = self._ask("evaluate", self.clients, number, {"round": number, "split": "val"}, self.model.arrays)
+        answers = self._ask(
+            "evaluate", self.clients, number, {"round": number, "split": "val"}, self.model.sent(number)
+        )
         scored = {name: self._metrics([part.arrays["states"]]) for name, part in answers.good.items()}
         pooled = self._metrics([metrics.states() for metrics in scored.values()])
         self.model.select(number, pooled)
@@ -198,8 +196,8 @@ class Server:
             raise RoundError(f"round {number}: {len(answers.good)} good replies to {kind}, {needed} needed")
         return answers
 
-    def _reject(self, sent: Arrays) -> Callable[[str, Part], str | None]:
-        return lambda name, part: reason_to_reject(part, sent, self.descriptions[name]["train"])
+    def _reject(self, expected: Arrays) -> Callable[[str, Part], str | None]:
+        return lambda name, part: reason_to_reject(part, expected, self.descriptions[name]["train"])
 
     def _note(self, failure: Failure, number: int) -> None:
         self.run.client_failed(failure.client, number, failure.phase, failure.message, failure.details)
@@ -210,16 +208,17 @@ class Server:
     def _finish(self) -> None:
         """Score the selected weights on every test set and write the results."""
         self.model.load_selected()
-        request = {"round": self.options.rounds, "split": "test"}
-        answers = self._ask("evaluate", self.clients, self.model.round, request, self.model.arrays)
+        request = {"round": self.model.selected, "split": "test"}
+        answers = self._ask("evaluate", self.clients, self.model.round, request, self.model.sent(self.model.round))
         scored = {name: self._metrics([part.arrays["states"]]) for name, part in answers.good.items()}
         scored["pooled"] = self._metrics([metrics.states() for metrics in scored.values()])
         held_out = self.model.held_out_metrics(store=True)
         if held_out:
             scored["held_out"] = held_out
         rows = [row("federated", data, metrics) for data, metrics in scored.items()]
-        head = summary_head(self.experiment, self.task, self.model.fitted, self.clients, rows)
+        head = summary_head(self.experiment, self.task, self.model.fitted, self.clients, scored["pooled"])
         self.run.write_evaluation(rows, head)
+        self.run.write_summary(self.task.primary, {"federated": self.model.selected})
         up, down = (sum(sum(step[key].values()) for step in self.run.history) for key in ("bytes_up", "bytes_down"))
         self.run.write_manifest(
             manifest(
@@ -231,6 +230,7 @@ class Server:
                 budget={"epochs": None, "rounds": self.model.round, "local_epochs": self.options.local_epochs},
                 seconds=time.perf_counter() - self.start,
                 device=self.device,
+                oom_skipped=skipped_steps(self.run.history),
                 bytes={"up": up, "down": down, "full_state": self.model.full_state_bytes},
             )
         )
@@ -247,4 +247,5 @@ class Server:
 
 
 def _train_entry(info: dict[str, Any]) -> dict[str, Any]:
-    return {"metrics": info["losses"], "support": info["samples"], "lr": info["lr"], "seconds": info["seconds"]}
+    kept = {key: info[key] for key in ("lr", "seconds", "skipped")}
+    return {"metrics": info["losses"], "support": info["samples"], **kept}

@@ -8,8 +8,8 @@ from flwr.serverapp import Grid, ServerApp
 from fl.server import serve
 from training.config import load
 from training.provenance import ROOT
-from training.runs import Run, default_name
-from training.session import task_stem
+from training.runs import Run
+from training.session import run_name, task_stem
 
 app = ServerApp()
 
@@ -34,7 +34,7 @@ def _new_run(config: dict[str, str]) -> Run:
     overrides = [*config["overrides"].split(), *([f"options.data={config['data']}"] if config["data"] else [])]
     experiment = load(path if path.exists() else ROOT / path, overrides)
     results = Path(config["results"] or "results")
-    folder = results / task_stem(experiment) / default_name("federated", f"seed{experiment.seed}")
+    folder = results / task_stem(experiment) / run_name(experiment, "federated")
     run = Run.create(folder.resolve(), experiment, "federated")
     run.log(f"run folder: {run.folder}")
     return run

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
-from torchmetrics import CatMetric, MetricCollection
+from torchmetrics import Metric, MetricCollection, PearsonCorrCoef
 from torchmetrics.classification import MulticlassAccuracy
 
 from core.errors import UserError
@@ -65,9 +66,53 @@ def test_metrics_without_samples_have_no_values() -> None:
     assert (empty.values, empty.arrays, empty.support) == ({}, {}, 0)
 
 
-def test_metrics_that_do_not_add_up_are_refused() -> None:
-    with pytest.raises(TypeError, match="does not add up"):
-        Metrics(MetricCollection({"all": CatMetric()}, compute_groups=False))
+class Ranks(Metric):
+    """A rank correlation needs every value; it comes with a count, which has no direction."""
+
+    higher_is_better = {"spearman": True}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("pairs", default=[], dist_reduce_fx="cat")
+        self.add_state("largest", default=torch.tensor(-torch.inf), dist_reduce_fx="max")
+
+    def update(self, pairs: torch.Tensor) -> None:
+        self.pairs.append(pairs)
+        self.largest = torch.maximum(self.largest, pairs.max())
+
+    def compute(self) -> dict[str, torch.Tensor]:
+        pairs = torch.cat(self.pairs) if isinstance(self.pairs, list) else self.pairs
+        value = spearmanr(pairs.numpy()).statistic
+        return {"spearman": torch.tensor(value), "largest": self.largest, "first": pairs[0]}
+
+
+def test_values_per_sample_and_extremes_merge_as_over_the_pool() -> None:
+    pairs = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
+    merged = Metrics(MetricCollection({"ranks": Ranks()}, compute_groups=False))
+    for part in (pairs[:4], pairs[4:11], pairs[11:]):
+        metrics = Metrics(MetricCollection({"ranks": Ranks()}, compute_groups=False))
+        for batch in part.split(3):
+            metrics.collection.update(batch)
+            metrics.add_loss(Loss(torch.tensor(0.0), len(batch), {}))
+        merged.merge(metrics.states())
+    measured = merged.compute()
+    assert measured.values["spearman"] == pytest.approx(spearmanr(pairs.numpy()).statistic, abs=1e-12)
+    assert measured.values["largest"] == float(pairs.max())
+    assert measured.arrays["first"] == pairs[0].tolist()
+    assert merged.directions() == {"loss": False, "spearman": True}
+    with pytest.raises(UserError, match="choose one of loss, spearman"):
+        merged.higher_is_better("largest")
+
+
+def test_a_client_without_samples_merges_as_nothing() -> None:
+    merged = Metrics(MetricCollection({"ranks": Ranks()}, compute_groups=False))
+    merged.merge(merged.states())
+    assert (merged.compute().values, merged.count) == ({}, 0)
+
+
+def test_metrics_that_do_not_merge_are_refused() -> None:
+    with pytest.raises(TypeError, match="does not merge"):
+        Metrics(MetricCollection({"pearson": PearsonCorrCoef()}, compute_groups=False))
 
 
 def test_balanced_accuracy_is_scikit_learns_where_a_class_is_predicted_but_never_true() -> None:

@@ -28,6 +28,25 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         torch.save(dict(content), temporary)
 
 
+def check_basis(path: Path, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuse to go on from a checkpoint that was made on another basis.
+
+    Args:
+        path: The checkpoint, for the message.
+        stored: What it was made with: hashes or numbers by name (config, data, processes).
+        current: The same of this run.
+
+    Raises:
+        UserError: They differ; names the first that does.
+    """
+    for name, value in current.items():
+        if stored.get(name) != value:
+            raise UserError(
+                f"{path}: made with other {name} ({str(stored.get(name))[:12]}, now {str(value)[:12]}); "
+                f"restore the {name} it was made with, or start a new run"
+            )
+
+
 def keep_best(folder: Path, step: int) -> None:
     """Drop the weights of earlier best steps, once the checkpoint that names the new one is written."""
     for path in folder.glob("best-*.pt"):

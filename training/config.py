@@ -56,6 +56,10 @@ class Train(Options):
     """Compute the output of frozen layers once per sample."""
     cache_limit_gb: float = Field(4.0, gt=0)
     """Largest size of one split's cached output in memory and on disk; above it the frozen layers run each time."""
+    oom_limit: int = Field(0, ge=0)
+    """Steps of an epoch that may be left out where GPU memory runs out; above it training fails."""
+    memory_monitor: float | None = Field(None, gt=0)
+    """Seconds between two lines in log.txt about the memory of all processes and of the GPU; by default none."""
     tensorboard: bool = False
     """Write TensorBoard scalars (needs the extra `track`)."""
     limit_batches: int | None = Field(None, ge=1)

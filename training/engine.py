@@ -4,9 +4,11 @@ Kept to the shape of nanoGPT's `train.py`: batches, accumulation, clipping, one 
 function of (seed, client, epoch), so a round, a restart and a straight run draw the same numbers.
 """
 
+import collections
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +19,10 @@ from core.progress import bar
 from core.randomness import seed_for, seeded_torch
 from training.config import Train
 from training.device import autocast
+from training.distributed import ALONE, Group
 from training.loading import load_batches, reseed, shuffled_batches
 from training.optimizers import build_optimizer
-from training.parameters import training_mode
+from training.parameters import held_back, training_mode
 from training.schedules import Plateau
 from training.task import Batch, Samples, Task
 
@@ -33,12 +36,26 @@ class EpochSummary:
     losses: dict[str, float]
     samples: int
     steps: int
+    skipped: int
+    """Steps left out because GPU memory ran out."""
     lr: float
     seconds: float
 
 
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step of this process: its batches, and the samples of the whole step over all processes."""
+
+    batches: list[list[int]]
+    total: int
+
+
 class NotFiniteError(ArithmeticError):
     """The training loss became NaN or infinite."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """GPU memory ran out more often than `train.oom_limit` allows."""
 
 
 class Trainer:
@@ -55,6 +72,8 @@ class Trainer:
         epochs: int,
         device: torch.device,
         penalty: Penalty | None = None,
+        freeze_batchnorm: bool = False,
+        group: Group = ALONE,
     ) -> None:
         """Set up optimizer and scaler.
 
@@ -67,11 +86,14 @@ class Trainer:
             epochs: Length of the whole run, over all rounds, on which schedules rest.
             device: Where the network is.
             penalty: A term added to each loss, such as the proximal term of FedProx.
+            freeze_batchnorm: Normalise with the running statistics, and leave them as they are.
+            group: The processes that train this network together.
         """
         self.task, self.network, self.options, self.device = task, network, options, device
         self.seed, self.client, self.epochs, self.penalty = seed, client, epochs, penalty
+        self.freeze_batchnorm, self.group = freeze_batchnorm, group
         network.zero_grad(set_to_none=True)  # What a failed trainer may have left behind.
-        self.optimizer = build_optimizer(options.optimizer, network.parameters(), options.lr)
+        self.optimizer = build_optimizer(options.optimizer, network, options.lr, task.rate_factors())
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")
         self.plateau = self._build_plateau(options.schedule) if isinstance(options.schedule, Plateau) else None
 
@@ -80,29 +102,37 @@ class Trainer:
 
         Raises:
             NotFiniteError: The loss is no longer a number.
+            OutOfMemoryError: GPU memory ran out too often.
         """
         start = time.perf_counter()
         reseed(samples, seed_for(self.seed, "augment", self.client, epoch))
-        training_mode(self.network)
-        batches = shuffled_batches(len(samples), self.options.batch_size, self.seed, self.client, epoch)
-        batches = batches[: self.options.limit_batches]
-        sizes = [len(batch) for batch in batches]
-        groups = [sizes[at : at + self.options.accumulate] for at in range(0, len(sizes), self.options.accumulate)]
+        steps = self._plan(len(samples), epoch)
+        batches = [batch for step in steps for batch in step.batches]
         loaded = load_batches(samples, batches, self.options.loader_workers, self.seed, self.client, epoch)
         watched = bar(loaded, len(batches), f"{self.client}  epoch {epoch + 1}/{self.epochs}")
         sums: dict[str, Tensor] = {}
-        with seeded_torch(self.seed, "layers", self.client, epoch):
-            for step, group in enumerate(groups):
-                self._set_rate(epoch, step, len(groups))
-                self._step(watched, group, sums)
-        samples_seen = sum(sizes)
-        losses = {name: float(total) / samples_seen for name, total in sums.items()}
+        own = skipped = 0
+        ranked = (self.group.rank,) if self.group.rank else ()  # Else all processes would drop the same units.
+        with held_back(self.network, self.task.waiting(epoch)):
+            training_mode(self.network, freeze_batchnorm=self.freeze_batchnorm)
+            with seeded_torch(self.seed, "layers", self.client, epoch, *ranked):
+                for number, step in enumerate(steps):
+                    self._set_rate(epoch, number, len(steps))
+                    done = self._step(itertools.islice(watched, len(step.batches)), step)
+                    if done is None:
+                        skipped += 1
+                        self._check_memory(skipped, len(steps))
+                    else:
+                        _add(sums, done)
+                        own += sum(map(len, step.batches))
+            self.group.average_buffers(self.network, own)
+        losses, seen = self._joined(sums, own)
         if not all(math.isfinite(value) for value in losses.values()):
             raise NotFiniteError(
                 f"{self.client}: loss {losses['loss']} in epoch {epoch + 1}; lower train.lr or set train.clip_grad_norm"
             )
-        rate = self.optimizer.param_groups[0]["lr"]
-        return EpochSummary(losses, samples_seen, len(groups), rate, time.perf_counter() - start)
+        rate = self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["factor"]
+        return EpochSummary(losses, seen, len(steps) - skipped, skipped, rate, time.perf_counter() - start)
 
     def validated(self, value: float, higher_is_better: bool) -> None:
         """Tell a plateau schedule the monitored validation metric."""
@@ -126,14 +156,44 @@ class Trainer:
         if self.plateau:
             self.plateau.load_state_dict(state["plateau"])
 
-    def _step(self, loaded: Iterator[Batch], sizes: list[int], sums: dict[str, Tensor]) -> None:
-        """Make one optimizer step from a group of batches, each weighted by its share of the samples."""
-        total = sum(sizes)
-        for size in sizes:
-            batch = {key: value.to(self.device, non_blocking=True) for key, value in next(loaded).items()}
-            share = size / total
-            objective = self._objective(batch, size, sums)
+    def _plan(self, count: int, epoch: int) -> list[Step]:
+        """Cut the epoch into steps, and each batch into the shares of the processes."""
+        size = self.options.batch_size * self.group.size
+        batches = shuffled_batches(count, size, self.seed, self.client, epoch)[: self.options.limit_batches]
+        every = self.options.accumulate
+        steps = []
+        for start in range(0, len(batches), every):
+            together = batches[start : start + every]
+            shares = [share for batch in together if (share := self.group.share(batch))]
+            steps.append(Step(shares, sum(map(len, together))))
+        return steps
+
+    def _step(self, loaded: Iterator[Batch], step: Step) -> dict[str, Tensor] | None:
+        """Make one optimizer step; give the sums of the losses, or None where memory ran out and it was left out."""
+        sums: dict[str, Tensor] = {}
+        try:
+            self._accumulate(loaded, step, sums)
+            self._update()
+        except torch.OutOfMemoryError:
+            if self.group.size > 1 or not self.options.oom_limit:
+                raise
+            sums.clear()
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            collections.deque(loaded, maxlen=0)
+            return None
+        return sums
+
+    def _accumulate(self, loaded: Iterator[Batch], step: Step, sums: dict[str, Tensor]) -> None:
+        """Sum the gradients of a step's batches, each weighted by its share of the samples."""
+        for batch, indices in zip(loaded, step.batches, strict=True):
+            batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+            share = len(indices) / step.total
+            objective = self._objective(batch, len(indices), sums)
             self.scaler.scale(objective if share == 1 else objective * share).backward()  # type: ignore[no-untyped-call]
+
+    def _update(self) -> None:
+        self.group.sum_gradients(self.network.parameters())
         if self.options.clip_grad_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip_grad_norm)
@@ -141,12 +201,27 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
+    def _check_memory(self, skipped: int, steps: int) -> None:
+        if skipped > self.options.oom_limit or skipped == steps:
+            raise OutOfMemoryError(
+                f"{self.client}: GPU memory ran out in {skipped} of {steps} steps of an epoch, train.oom_limit = "
+                f"{self.options.oom_limit}; lower train.batch_size and raise train.accumulate"
+            )
+
+    def _joined(self, sums: dict[str, Tensor], samples: int) -> tuple[dict[str, float], int]:
+        """Give the mean losses over the samples of all processes, and their number."""
+        everyone = self.group.gather(({name: float(total) for name, total in sums.items()}, samples))
+        seen = sum(count for _, count in everyone)
+        return {name: sum(one.get(name, 0.0) for one, _ in everyone) / seen for name in everyone[0][0]}, seen
+
     def _objective(self, batch: Batch, size: int, sums: dict[str, Tensor]) -> Tensor:
         with autocast(self.device, self.options.precision):
             loss = self.task.loss(self.task.forward(self.network, batch), batch)
         for name, part in {"loss": loss.total, **loss.parts}.items():
-            weighted = part.detach().to("cpu" if self.device.type == "mps" else self.device, torch.float64) * size
-            sums[name] = sums[name] + weighted if name in sums else weighted
+            _add(
+                sums,
+                {name: part.detach().to("cpu" if self.device.type == "mps" else self.device, torch.float64) * size},
+            )
         return loss.total + self.penalty(self.network) if self.penalty else loss.total
 
     def _set_rate(self, epoch: int, step: int, steps: int) -> None:
@@ -157,9 +232,14 @@ class Trainer:
         position = epoch * steps + step if per_step else epoch
         rate = schedule.rate(self.options.lr, position, self.epochs * steps if per_step else self.epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
 
     def _build_plateau(self, options: Plateau) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
         return torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer, factor=options.factor, patience=options.patience, min_lr=options.min_lr, threshold=0.0
         )
+
+
+def _add(sums: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
+    for name, value in more.items():
+        sums[name] = sums[name] + value if name in sums else value

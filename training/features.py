@@ -55,7 +55,7 @@ def encode_samples(
             return samples
         stored = _encode(task, network, samples, options, device)
         _write(path, stored)
-    return InMemory(stored, getattr(samples, "names", None))
+    return InMemory(stored, getattr(samples, "names", None), getattr(samples, "units", None))
 
 
 def encoded_bytes(task: Task, network: nn.Module, samples: Samples, device: torch.device) -> int | None:

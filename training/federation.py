@@ -142,6 +142,9 @@ class Federation(Options):
     """Flower strategy by name, with its options."""
     optimizer_state: Literal["fresh", "kept"] = "fresh"
     """Whether a client starts each round with a new optimizer or goes on with its own."""
+    batchnorm: Literal["average", "local", "freeze"] = "average"
+    """Running statistics of BatchNorm: averaged by samples; kept at each client (SiloBN, arXiv 2008.07424), so that
+    the server has no whole network to score on a held-out set; or left as they were before training."""
     workers: int | None = Field(None, ge=1)
     """Clients trained at the same time; by default as many as cores, GPUs and clients allow."""
     cpus_per_client: int = Field(1, ge=1)

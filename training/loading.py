@@ -50,9 +50,9 @@ class Pool:
 class InMemory:
     """Samples that are already a batch: encoded features, or small data."""
 
-    def __init__(self, batch: Batch, names: Sequence[str] | None = None) -> None:
-        """Hold the tensors, which share their first axis, and the ids of the samples where they have some."""
-        self.batch, self.names = batch, names
+    def __init__(self, batch: Batch, names: Sequence[str] | None = None, units: Sequence[str] | None = None) -> None:
+        """Hold the tensors, which share their first axis, and the ids and units of the samples where they have some."""
+        self.batch, self.names, self.units = batch, names, units
 
     def __len__(self) -> int:
         """Count the samples."""

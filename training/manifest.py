@@ -1,6 +1,6 @@
 """manifest.json: everything a reader needs to judge, compare and repeat a run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,11 @@ class Outcome:
     initial_sha256: str
     weights_sha256: str
     facts: dict[str, Any]
+
+
+def skipped_steps(history: Iterable[Mapping[str, Any]]) -> int:
+    """Count the steps that were left out because GPU memory ran out."""
+    return sum(entry.get("skipped", 0) for step in history for entry in step.get("train", {}).values())
 
 
 def manifest(

@@ -1,6 +1,6 @@
-"""Losses and metrics as sums: what a server adds up is exact, never an average of averages."""
+"""Losses and metrics as states that merge: what a server puts together is exact, never an average of averages."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.utilities import dim_zero_sum
+from torchmetrics.utilities import dim_zero_cat, dim_zero_max, dim_zero_min, dim_zero_sum
 
 from core.errors import UserError
 from training.task import Loss
 
 States = dict[str, np.ndarray]
+MERGES: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {
+    dim_zero_sum: torch.add,
+    dim_zero_min: torch.minimum,
+    dim_zero_max: torch.maximum,
+}
+"""Reduction of a torchmetrics state -> how two clients' states become one; lists (`cat`) are joined."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +32,21 @@ class Measured:
 
 
 class Metrics:
-    """Accumulates the loss and a torchmetrics collection; `states` of several clients merge by addition."""
+    """Accumulates the loss and a torchmetrics collection; `states` of several clients merge exactly.
+
+    A rank correlation has no small sufficient statistic: its metric keeps values per sample in `cat` states, and those
+    travel. All other metrics should get by with sums, minima and maxima.
+    """
 
     def __init__(self, collection: MetricCollection) -> None:
         """Wrap fresh metrics.
 
         Raises:
-            TypeError: A metric keeps a state that does not merge by addition.
+            TypeError: A metric keeps a state that does not merge over clients.
         """
         for name, metric in collection.items():
-            if any(reduction is not dim_zero_sum for reduction in metric._reductions.values()):
-                raise TypeError(
-                    f"metric {name}: a state does not add up across clients; use a binned or counting variant"
-                )
+            if any(reduction not in (*MERGES, dim_zero_cat) for reduction in metric._reductions.values()):
+                raise TypeError(f"metric {name}: a state does not merge over clients; use a counting variant")
         self.collection = collection
         self.losses: dict[str, float] = {}
         self.count = 0
@@ -55,18 +63,22 @@ class Metrics:
         states["count"] = np.asarray(self.count, np.int64)
         for name, metric in self.collection.items():
             for state in metric._defaults:
-                states[f"metric.{name}.{state}"] = getattr(metric, state).cpu().numpy()
+                value = getattr(metric, state)
+                if isinstance(value, Tensor):
+                    states[f"metric.{name}.{state}"] = value.cpu().numpy()
+                elif value:
+                    states[f"metric.{name}.{state}"] = torch.cat(value).cpu().numpy()
         return states
 
     def merge(self, states: Mapping[str, np.ndarray]) -> None:
-        """Add the states of another client."""
+        """Merge the states of another client; values per sample keep the order in which clients are merged."""
         self.count += int(states["count"])
         for key, value in states.items():
             kind, _, name = key.partition(".")
             if kind == "loss":
                 self.losses[name] = self.losses.get(name, 0.0) + float(value)
             elif kind == "metric":
-                _add_state(self.collection[name.rpartition(".")[0]], name.rpartition(".")[2], value)
+                _merge_state(self.collection[name.rpartition(".")[0]], name.rpartition(".")[2], value)
 
     def compute(self) -> Measured:
         """Compute every metric. Without a single sample all values are NaN."""
@@ -80,18 +92,26 @@ class Metrics:
                 arrays[name] = value.tolist()
         return Measured(values, arrays, self.count)
 
+    def directions(self) -> dict[str, bool]:
+        """Give metric -> whether higher is better. Counts, which have no direction, stay out."""
+        directions = dict.fromkeys(["loss", *self.losses], False)
+        for name, metric in self.collection.items():
+            if isinstance(metric.higher_is_better, Mapping):
+                directions |= metric.higher_is_better
+            elif _ordered(metric):
+                directions[name] = bool(metric.higher_is_better)
+        return directions
+
     def higher_is_better(self, name: str) -> bool:
         """Tell in which direction a metric improves.
 
         Raises:
             UserError: There is no such metric.
         """
-        if name == "loss":
-            return False
-        scalars = [key for key, metric in self.collection.items() if _ordered(metric)]
-        if name not in scalars:
-            raise UserError(f"train.monitor = {name!r}: unknown metric; choose one of {', '.join(['loss', *scalars])}")
-        return bool(self.collection[name].higher_is_better)
+        known = self.directions()
+        if name not in known:
+            raise UserError(f"train.monitor = {name!r}: unknown metric; choose one of {', '.join(known)}")
+        return known[name]
 
 
 def _ordered(metric: Metric) -> bool:
@@ -99,8 +119,12 @@ def _ordered(metric: Metric) -> bool:
     return metric.higher_is_better is not None and getattr(metric, "average", "") not in (None, "none")
 
 
-def _add_state(metric: Metric, state: str, value: np.ndarray) -> None:
-    current: Tensor = getattr(metric, state)
-    setattr(metric, state, current + torch.as_tensor(value, dtype=current.dtype).reshape(current.shape))
+def _merge_state(metric: Metric, state: str, value: np.ndarray) -> None:
+    current: Tensor | list[Tensor] = getattr(metric, state)
+    if isinstance(current, list):
+        current.append(torch.as_tensor(value))
+    else:
+        other = torch.as_tensor(value, dtype=current.dtype).reshape(current.shape)
+        setattr(metric, state, MERGES[metric._reductions[state]](current, other))
     metric._update_count += 1
     metric._computed = None

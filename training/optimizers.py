@@ -1,12 +1,14 @@
 """Optimizers by name; each takes just the options that it uses."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from training.options import Options, named
+from training.parameters import fits
 
 
 class AdamW(Options):
@@ -47,14 +49,28 @@ Optimizer = Annotated[
 
 
 def build_optimizer(
-    options: AdamW | Adam | SGD, parameters: Iterable[torch.nn.Parameter], lr: float
+    options: AdamW | Adam | SGD, network: nn.Module, lr: float, factors: Mapping[str, float]
 ) -> torch.optim.Optimizer:
-    """Build the torch optimizer over the parameters that train."""
+    """Build the torch optimizer over all parameters that ever train, one group for each factor on the rate.
+
+    A parameter without a gradient is passed over by torch, weight decay included; so parts that start to train later
+    need no new optimizer.
+
+    Args:
+        options: Name and options.
+        network: What does not train has `requires_grad` off.
+        lr: Base learning rate.
+        factors: Pattern of parameters -> factor on their rate; the first that fits counts. Kept as `factor` of a group.
+    """
     kinds: dict[str, type[torch.optim.Optimizer]] = {
         "adamw": torch.optim.AdamW,
         "adam": torch.optim.Adam,
         "sgd": torch.optim.SGD,
     }
-    arguments = options.model_dump(exclude={"name"})
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    return kinds[options.name](trainable, lr=lr, **arguments)  # type: ignore[call-arg]
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            factor = next((value for pattern, value in factors.items() if fits(name, [pattern])), 1.0)
+            groups.setdefault(factor, []).append(parameter)
+    described = [{"params": members, "lr": lr * factor, "factor": factor} for factor, members in groups.items()]
+    return kinds[options.name](described, **options.model_dump(exclude={"name"}))

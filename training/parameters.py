@@ -1,11 +1,13 @@
 """Which parameters train, which travel, and what identifies a set of weights."""
 
+import contextlib
 import fnmatch
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def trainable_state(network: nn.Module) -> dict[str, Tensor]:
@@ -25,10 +27,39 @@ def trainable_state(network: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def travelling_names(network: nn.Module, personal: Sequence[str]) -> list[str]:
-    """Give the names that are exchanged: what trains, less what is personal; sorted."""
-    names = trainable_state(network)
-    return sorted(name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in personal))
+def travelling_names(network: nn.Module, personal: Iterable[str]) -> list[str]:
+    """Give the names that are exchanged: what trains, less what fits the patterns of what stays; sorted."""
+    return sorted(name for name in trainable_state(network) if not fits(name, personal))
+
+
+def fits(name: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a name fits one of the patterns (`head.*`)."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def batchnorm_buffers(network: nn.Module) -> list[str]:
+    """Name the running statistics and counters of the BatchNorm layers that train."""
+    return [
+        f"{prefix}.{name}".removeprefix(".")
+        for prefix, module in network.named_modules()
+        if isinstance(module, _BatchNorm) and not is_frozen(module)
+        for name, _ in module.named_buffers(recurse=False)
+    ]
+
+
+@contextlib.contextmanager
+def held_back(network: nn.Module, patterns: tuple[str, ...]) -> Iterator[None]:
+    """Keep the parameters that fit the patterns from training inside the block."""
+    held = [
+        parameter for name, parameter in network.named_parameters() if parameter.requires_grad and fits(name, patterns)
+    ]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -54,11 +85,11 @@ def is_frozen(module: nn.Module) -> bool:
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
-def training_mode(network: nn.Module) -> None:
+def training_mode(network: nn.Module, *, freeze_batchnorm: bool = False) -> None:
     """Put what trains into training mode and frozen modules into evaluation mode (no dropout, fixed statistics)."""
     network.train()
     for module in network.modules():
-        if is_frozen(module):
+        if is_frozen(module) or (freeze_batchnorm and isinstance(module, _BatchNorm)):
             module.eval()
 
 

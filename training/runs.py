@@ -1,17 +1,20 @@
 """The run folder, the same for the three settings, so that a report needs no cases.
 
-config.yaml  manifest.json  status.json  history.json  metrics.csv  eval_summary.json  fitted.json
+config.yaml  manifest.json  status.json  history.json  metrics.csv  metrics.json  eval_summary.json
 predictions/  checkpoints/  model_final.pt (local: one per client)  log.txt  tensorboard/
 """
 
 import csv
 import datetime
 import io
+import math
+import re
 import traceback
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 from core.errors import UserError, one_line
@@ -19,6 +22,8 @@ from core.files import make_folder, read_json, write_json, write_text
 from training import checkpoints
 from training.config import Experiment, load, to_yaml
 from training.parameters import weights_hash
+from training.predictions import save_predictions
+from training.summary import summary
 from training.tensorboard import Scalars
 
 Setting = Literal["centralized", "local", "federated"]
@@ -100,7 +105,7 @@ class Run:
 
     def fail(self, error: BaseException) -> int:
         """Record why the run ended: one line in status.json, the traceback in log.txt; give the exit code."""
-        self.log("".join(traceback.format_exception(error)), echo=False)
+        self.log_quietly("".join(traceback.format_exception(error)))
         code = 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
         self.set_status("failed", one_line(error), code)
         return code
@@ -110,16 +115,19 @@ class Run:
         self.failures.append({"client": client, "step": step, "phase": phase, "message": message})
         self.log(f"{client} failed in {phase} of step {step}: {message}")
         if details:
-            self.log(details, echo=False)
+            self.log_quietly(details)
         self.set_status("running")
 
-    def log(self, text: str, *, echo: bool = True) -> None:
-        """Append to log.txt, and show it unless told otherwise."""
+    def log(self, text: str) -> None:
+        """Append to log.txt and show it."""
+        self.log_quietly(text)
+        print(text, flush=True)
+
+    def log_quietly(self, text: str) -> None:
+        """Append to log.txt."""
         stamp = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         with (self.folder / "log.txt").open("a", encoding="utf-8") as stream:
             stream.write(f"{stamp} {text}\n")
-        if echo:
-            print(text, flush=True)
 
     def add_step(self, step: Mapping[str, Any], unit: Literal["epoch", "round"]) -> None:
         """Add to history.json. Members of a local run add to the same epoch; a round that is run again is replaced."""
@@ -141,13 +149,25 @@ class Run:
         name = f"model_final.{member}.pt" if member else "model_final.pt"
         digest = weights_hash(state)
         tensors = {key: value.detach().cpu().clone() for key, value in state.items()}
-        checkpoints.save(self.folder / name, {"fingerprint": fingerprint, "sha256": digest, "state": tensors})
+        self.save_checkpoint(self.folder / name, {"fingerprint": fingerprint, "sha256": digest, "state": tensors})
         return digest
+
+    def save_checkpoint(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Write a checkpoint."""
+        checkpoints.save(path, content)
+
+    def save_predictions(self, model: str, data: str, predictions: Mapping[str, np.ndarray]) -> None:
+        """Write the predictions of a model on a set."""
+        save_predictions(self.folder, model, data, predictions)
 
     def write_evaluation(self, rows: list[dict[str, Any]], facts: Mapping[str, Any]) -> None:
         """Write eval_summary.json and metrics.csv."""
         write_json(self.folder / "eval_summary.json", {"setting": self.setting, **facts, "rows": rows})
         write_text(self.folder / "metrics.csv", self._long_form(rows))
+
+    def write_summary(self, primary: str, selected: Mapping[str, int]) -> None:
+        """Write metrics.json: the selected and the last epoch or round in a few numbers; see `training.summary`."""
+        write_json(self.folder / "metrics.json", summary(self.folder.name, self.history, primary, selected))
 
     def _long_form(self, rows: Iterable[Mapping[str, Any]]) -> str:
         table = io.StringIO()
@@ -156,19 +176,52 @@ class Run:
         for step in self.history:
             for split in ("train", "val"):
                 for client, entry in step.get(split, {}).items():
-                    for metric, value in entry["metrics"].items():
-                        model = client if self.setting == "local" else self.setting
-                        writer.writerow(
-                            [self.setting, model, client, split, step["step"], metric, value, entry["support"]]
-                        )
+                    model = client if self.setting == "local" else self.setting
+                    where = [self.setting, model, client, split, step["step"]]
+                    writer.writerows(_values(where, entry))
         for row in rows:
-            for metric, value in row["metrics"].items():
-                writer.writerow(
-                    [self.setting, row["model"], row["data"], row["split"], "", metric, value, row["support"]]
-                )
+            writer.writerows(_values([self.setting, row["model"], row["data"], row["split"], ""], row))
         return table.getvalue()
 
 
+class FollowingRun(Run):
+    """A run as the other processes of a distributed training see it: they compute the same and write nothing."""
+
+    def set_status(self, status: Status, error: str | None = None, exit_code: int | None = None) -> None:
+        """Leave status.json to the first process."""
+
+    def log_quietly(self, text: str) -> None:
+        """Leave log.txt to the first process."""
+
+    def log(self, text: str) -> None:
+        """Stay silent."""
+
+    def add_step(self, step: Mapping[str, Any], unit: Literal["epoch", "round"]) -> None:
+        """Leave history.json to the first process."""
+
+    def write_manifest(self, facts: Mapping[str, Any]) -> None:
+        """Leave manifest.json to the first process."""
+
+    def write_evaluation(self, rows: list[dict[str, Any]], facts: Mapping[str, Any]) -> None:
+        """Leave the scores to the first process."""
+
+    def write_summary(self, primary: str, selected: Mapping[str, int]) -> None:
+        """Leave metrics.json to the first process."""
+
+    def save_checkpoint(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Leave checkpoints to the first process."""
+
+    def save_predictions(self, model: str, data: str, predictions: Mapping[str, np.ndarray]) -> None:
+        """Leave predictions to the first process."""
+
+
+def _values(where: list[Any], entry: Mapping[str, Any]) -> Iterable[list[Any]]:
+    """Give a row of the long form per metric; what is undefined stays empty."""
+    for metric, value in entry["metrics"].items():
+        undefined = value is None or math.isnan(value)
+        yield [*where, metric, "" if undefined else value, entry["support"]]
+
+
 def default_name(*parts: str) -> str:
-    """Name a folder by what it holds and the time."""
-    return "-".join([*parts, f"{datetime.datetime.now():%Y%m%d-%H%M%S}"])
+    """Name a folder by what it holds and the time, with nothing in it that a file system minds."""
+    return re.sub(r"[^\w.-]", "_", "__".join([*parts, f"{datetime.datetime.now():%Y%m%d_%H%M%S}"]), flags=re.ASCII)

@@ -1,6 +1,6 @@
 """Rows of eval_summary.json: one model on one set."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
@@ -37,21 +37,15 @@ def merged(task: Task, fitted: BaseModel, states: Iterable[States]) -> Metrics:
     return metrics
 
 
-def directions(task: Task, fitted: BaseModel, rows: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
-    """Give metric -> whether higher is better, for all scalars that occur; parts of the loss count as losses."""
-    metrics = Metrics(task.metrics(fitted))
-    names = {name for one in rows for name in one["metrics"]}
-    return {name: name in metrics.collection and metrics.higher_is_better(name) for name in sorted(names)}
-
-
 def summary_head(
-    experiment: Experiment, task: Task, fitted: BaseModel, clients: list[str], rows: list[dict[str, Any]]
+    experiment: Experiment, task: Task, fitted: BaseModel, clients: list[str], pooled: Metrics
 ) -> dict[str, Any]:
     """Give the head of eval_summary.json: what its rows mean."""
     return {
         "task": experiment.task,
         "primary": task.primary,
-        "higher_is_better": directions(task, fitted, rows),
+        "higher_is_better": dict(sorted(pooled.directions().items())),
+        "axis": task.axis,
         "classes": task.classes(fitted),
         "clients": clients,
     }

@@ -6,20 +6,36 @@ from pathlib import Path
 
 from core.errors import UserError, one_line
 from training.config import Experiment, load
-from training.runs import Run, Setting, Status, default_name
+from training.distributed import ALONE, Group
+from training.runs import FollowingRun, Run, Setting, Status, default_name
 
 DRY_RUN = ("train.limit_batches=2", "train.epochs=1", "federation.rounds=1", "federation.local_epochs=1")
 
 
 def open_run(
     config: Path | None, overrides: list[str], setting: Setting, *, results: Path, name: str, resume: Path | None,
-    dry_run: bool, resumable: tuple[Setting, ...],
+    dry_run: bool, resumable: tuple[Setting, ...], group: Group = ALONE,
 ) -> Run:  # fmt: skip
     """Start a new run from a config, or reopen one.
+
+    Of several processes the first does so, and the others follow it into the same folder.
 
     Raises:
         UserError: Neither or both were named, or one cannot be used.
     """
+    folder = Path()
+    with group.first_leads():
+        if group.leads:
+            run = _open_run(config, overrides, setting, results, name, resume, dry_run, resumable, group)
+            folder = run.folder
+    (folder, *_) = group.gather(folder)
+    return run if group.leads else FollowingRun.attach(folder)
+
+
+def _open_run(
+    config: Path | None, overrides: list[str], setting: Setting, results: Path, name: str, resume: Path | None,
+    dry_run: bool, resumable: tuple[Setting, ...], group: Group,
+) -> Run:  # fmt: skip
     if resume:
         if config or overrides or name or dry_run:
             others = "CONFIG, overrides, --name and --dry-run"
@@ -28,8 +44,22 @@ def open_run(
     if not config:
         raise UserError("CONFIG is missing; name a file of configs/, or use --resume RUN")
     experiment = load(config, [*overrides, *DRY_RUN] if dry_run else overrides)
-    name = name or default_name(*(["dry-run"] if dry_run else []), setting, f"seed{experiment.seed}")
+    name = name or run_name(experiment, setting, group.size, dry_run=dry_run)
     return Run.create(results / task_stem(experiment) / name, experiment, setting)
+
+
+def run_name(experiment: Experiment, setting: Setting, processes: int = 1, *, dry_run: bool = False) -> str:
+    """Name a run: `<setting>__<variant>__bs<batch>x<accumulate>x<processes>__lr<lr>__seed<seed>__<time>`."""
+    train = experiment.train
+    parts = [
+        *(["dry-run"] if dry_run else []),
+        setting,
+        *([variant] if (variant := experiment.build_task().variant()) else []),
+        f"bs{train.batch_size}x{train.accumulate}x{processes}",
+        f"lr{train.lr}",
+        f"seed{experiment.seed}",
+    ]
+    return default_name(*parts)
 
 
 def task_stem(experiment: Experiment) -> str:
@@ -38,13 +68,17 @@ def task_stem(experiment: Experiment) -> str:
 
 
 def conduct(run: Run, execute: Callable[[Run], Status]) -> Status:
-    """Execute a run; where it ends early, record why and end the process with one line instead of a traceback."""
+    """Execute a run; where it ends early, record why and end the process with one line instead of a traceback.
+
+    A process that follows another says nothing of input that both refuse.
+    """
     try:
         status = execute(run)
     except (Exception, KeyboardInterrupt) as error:
         code = run.fail(error)
         hint = "" if code == 2 else f" (details: {run.folder / 'log.txt'}; go on with --resume {run.folder})"
-        print(f"error: {one_line(error)}{hint}", file=sys.stderr)
+        if code != 2 or not isinstance(run, FollowingRun):
+            print(f"error: {one_line(error)}{hint}", file=sys.stderr)
         raise SystemExit(code) from None
     if status == "degraded":
         failed = ", ".join(sorted({failure["client"] for failure in run.failures}))

@@ -23,7 +23,10 @@ Batch = dict[str, Tensor]
 
 
 class Samples(Protocol):
-    """A map-style dataset. `__getitems__(indices)`, where present, gives a whole `Batch` at once; `names` are ids.
+    """A map-style dataset. `__getitems__(indices)`, where present, gives a whole `Batch` at once.
+
+    `names` (ids of the samples) and `units` (the biological unit of each: nucleus, patient), where present, are stored
+    beside the predictions.
 
     A dataset that augments has `reseed(seed)`, called before each epoch with a number that is a pure function of
     (experiment seed, client, epoch).
@@ -67,6 +70,8 @@ class Task(Options):
     """What is fitted on training data: label map, scalers, feature list. Frozen and JSON-able."""
     primary: ClassVar[str]
     """The headline metric, one that `metrics` computes."""
+    axis: ClassVar[str] = "class"
+    """What `classes` names: class, gene, ..."""
 
     data: DataPath
     """Folder or file that holds the data."""
@@ -121,8 +126,20 @@ class Task(Options):
     # Network
 
     def network(self, fitted: BaseModel) -> nn.Module:
-        """Build the network; called under a seed. What does not train has `requires_grad` off."""
+        """Build the network; called under a seed. What never trains has `requires_grad` off."""
         raise NotImplementedError
+
+    def waiting(self, epoch: int) -> tuple[str, ...]:
+        """Give patterns (`features.*`) of parameters that do not train yet in this epoch, counted from 0 over the run.
+
+        For progressive unfreezing: until its time a part keeps its initial weights, stays in evaluation mode, and in a
+        federation does not travel.
+        """
+        return ()
+
+    def rate_factors(self) -> dict[str, float]:
+        """Give pattern of parameters -> factor on their learning rate; the first pattern that fits counts."""
+        return {}
 
     def personal(self) -> tuple[str, ...]:
         """Give patterns (`head.*`) of parameters that train but stay at their client."""
@@ -143,7 +160,11 @@ class Task(Options):
     # Measures
 
     def metrics(self, fitted: BaseModel) -> MetricCollection:
-        """Give fresh metrics whose states add up (`dist_reduce_fx="sum"`), so that merging them is exact."""
+        """Give fresh metrics whose states merge exactly: `dist_reduce_fx` is sum, min or max, or cat where it must.
+
+        A metric may compute several values at once, as a dict of scalars and arrays; its `higher_is_better` is then a
+        dict too, without those scalars that are mere counts.
+        """
         raise NotImplementedError
 
     def observe(self, metrics: MetricCollection, outputs: Batch, batch: Batch) -> None:
@@ -157,6 +178,10 @@ class Task(Options):
     def classes(self, fitted: BaseModel) -> list[str]:
         """Give the names along the axes of non-scalar metrics; empty where there are none."""
         return []
+
+    def variant(self) -> str:
+        """Give a short text for the names of runs, such as the backbone."""
+        return ""
 
     def facts(self, network: nn.Module) -> dict[str, Any]:
         """Give further facts for the manifest, such as matched genes."""

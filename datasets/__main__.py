@@ -1,34 +1,82 @@
-"""`python -m datasets NAME DIR`: make a small data set in the real format of a task."""
+"""`python -m datasets NAME DIR`: make a small data set in the real format of a task; `split`: deal images by groups."""
 
 import importlib
 import pkgutil
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 import datasets.synthetic
 from core.commands import one_line_errors
 from core.errors import UserError
+from datasets.histology_splits import Draw, write_splits
 
 MAKERS = tuple(sorted(module.name for module in pkgutil.iter_modules(datasets.synthetic.__path__)))
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+class Commands(TyperGroup):
+    """Refuses an unknown name in one line."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first argument names."""
+        with one_line_errors():
+            if args[0] not in self.commands:
+                raise UserError(f"NAME: {args[0]!r} is not a synthetic data set; choose one of {', '.join(MAKERS)}")
+        return super().resolve_command(ctx, args)
 
 
-@app.command(help=f"Make a synthetic data set. NAME is one of: {', '.join(MAKERS)}.")
+app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+@app.callback()
+def main() -> None:
+    """Make small synthetic data sets in the real format of each task, or split a table of images by whole groups."""
+
+
+@app.command()
+def split(
+    metadata: Annotated[Path, typer.Argument(metavar="METADATA.csv", help="One image per row.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.csv", help="The split; its record goes to OUT.json.")],
+    seed: Annotated[int, typer.Option(help="The same seed draws the same groups.")] = 42,
+    val_ratio: Annotated[
+        float | None, typer.Option(help="Share of the groups for val; by default 0.2, without folds.")
+    ] = None,
+    test_ratio: Annotated[float | None, typer.Option(help="Share of the groups for test; by default none.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Write OUT_fold1.csv, ...: each group is in val once.")] = None,
+    group_col: Annotated[str, typer.Option(help="Column of the patient, slide or donor.")] = "group_id",
+    path_col: Annotated[str, typer.Option(help="Column of the image file.")] = "path",
+    client_col: Annotated[str | None, typer.Option(help="Column of the data holder: split each by itself.")] = None,
+) -> None:
+    """Divide images into train, val and test by whole groups, as `options.split` of configs/image_expression.yaml.
+
+    Exit code 2 when that cannot be done.
+    """
+    with one_line_errors():
+        draw = Draw(seed, val_ratio, test_ratio, folds)
+        records = write_splits(metadata, out, draw, group_col=group_col, path_col=path_col, client_col=client_col)
+    table = Table("file", "split", "samples", "share", "groups", "share", title=str(out.parent))
+    for record in records:
+        for name, counts in ((key, value) for key, value in record.items() if isinstance(value, dict)):
+            samples, groups = (f"{counts[f'{kind}_share']:.1%}" for kind in ("sample", "group"))
+            table.add_row(record["file"], name, str(counts["samples"]), samples, str(counts["groups"]), groups)
+    Console().print(table)
+
+
 def make(
-    name: Annotated[str, typer.Argument(help="Which data set.")],
+    context: typer.Context,
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     seed: Annotated[int, typer.Option(help="The same seed makes the same data.")] = 0,
 ) -> None:
     """Make a data set, show its files, and say what to run next; exit code 2 when that cannot be done."""
     with one_line_errors():
-        if name not in MAKERS:
-            raise UserError(f"NAME: {name!r} is not a synthetic data set; choose one of {', '.join(MAKERS)}")
-        maker = importlib.import_module(f"datasets.synthetic.{name}")
+        maker = importlib.import_module(f"datasets.synthetic.{context.command.name}")
         maker.make(directory, seed)
     Console().print(_files(directory))
     typer.echo(f"next: {maker.NEXT.format(directory=directory)}")
@@ -44,6 +92,10 @@ def _files(directory: Path) -> Table:
         size = sum(path.stat().st_size for path in files)
         table.add_row(folder.relative_to(directory).as_posix(), names, f"{size / 1024:,.0f} KiB")
     return table
+
+
+for task in MAKERS:
+    app.command(task, help=f"Make a synthetic data set for the task {task}.")(make)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,56 @@ def split_units(
     return np.asarray(split_of_unit[unit_of_cell])
 
 
+def split_by_class(
+    units_N: npt.NDArray[np.str_],
+    labels_N: npt.NDArray[np.str_],
+    fractions: Sequence[float],
+    *,
+    seed: int,
+    client: str,
+    source: str,
+) -> npt.NDArray[np.str_]:
+    """Deal the units of one client to the three splits so that each split sees the classes in like proportions.
+
+    Class by class, in an order drawn from the seed, a unit goes where most is owed, counted both within its class and
+    over all. The first of each class goes to train, since a class that nobody trains on cannot be tested.
+
+    Args:
+        units_N: Units, each once.
+        labels_N: Class of each unit.
+        fractions: Shares of train, val and test.
+        seed: Seed of the experiment.
+        client: Whose units these are; the order differs between clients.
+        source: File to name in an error.
+
+    Returns:
+        Name of the split of every unit, shape [units]; each split has at least one.
+
+    Raises:
+        UserError: There are fewer than three units.
+    """
+    check_fractions(fractions)
+    if len(units_N) < 3:
+        raise UserError(
+            f"{source}: client {client!r} has {len(units_N)} units ({', '.join(map(str, units_N))}), three needed for "
+            "train, val and test; give it more or leave it out"
+        )
+    drawn = np.argsort(units_N)[generator(seed, "split", client).permutation(len(units_N))]
+    splits = np.zeros(len(units_N), dtype=np.int64)
+    shares, dealt = np.asarray(fractions), np.zeros(3)
+    for label in np.unique(labels_N):
+        own = np.zeros(3)
+        for number, unit in enumerate(drawn[labels_N[drawn] == label], start=1):
+            owed = shares * (number + dealt.sum() + 1) - own - dealt
+            splits[unit] = 0 if number == 1 else int(owed.argmax())
+            own[splits[unit]] += 1
+            dealt[splits[unit]] += 1
+    for missing in np.flatnonzero(dealt == 0):
+        commonest = max(np.unique(labels_N[splits == 0]), key=lambda label: np.sum((labels_N == label) & (splits == 0)))
+        splits[drawn[(labels_N[drawn] == commonest) & (splits[drawn] == 0)][-1]] = missing
+    return np.asarray(SPLITS)[splits]
+
+
 def spatial_blocks(
     sections_N: npt.NDArray[np.str_],
     x_N: npt.NDArray[np.float64],

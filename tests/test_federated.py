@@ -90,14 +90,6 @@ def test_only_what_trains_travels_and_bytes_are_counted(go: Go) -> None:
     assert manifest["bytes"] == {"up": 9 * head, "down": 18 * head, "full_state": head + (4 * 8 + 8) * 4}
 
 
-def test_personal_parameters_stay_at_their_client(go: Go) -> None:
-    run = go("federated", "options.personal_head=true", "train.select=last")
-    step = run.json("history")["steps"][0]
-    assert set(step["bytes_up"].values()) == {(4 * 8 + 8) * 4}
-    kept = sorted(path.name for path in (run.folder / "checkpoints" / "clients" / "ada").iterdir())
-    assert kept == ["round-000002.pt", "round-000003.pt"]
-
-
 class Killed(BaseException):
     pass
 
@@ -265,7 +257,6 @@ def test_optimizers_on_the_server_leave_buffers_to_the_average(go: Go, strategy:
     ("overrides", "words"),
     [
         (["train.schedule=plateau"], "train.schedule = plateau"),
-        (["options.personal_head=true"], "train.select = best"),
         (["federation.clients_per_round=4"], "federation.clients_per_round = 4: there are 3 clients"),
     ],
 )

@@ -65,7 +65,7 @@ def runnable(command: str, folder: Path) -> list[str]:
     words = shlex.split(f"{command} {shorter}")
     if words[0] == "python":
         words[0] = sys.executable
-    runs = sorted(folder.glob("results/nicheformer/federated-*"))
+    runs = sorted(folder.glob("results/nicheformer/federated__*"))
     return [str(runs[-1]) if word.endswith("/RUN") else word for word in words]
 
 

@@ -34,6 +34,8 @@ class Points(Task):
     batchnorm: bool = False
     personal_head: bool = False
     frozen_front: bool = False
+    thaw_front: int = 0
+    head_factor: float = 1.0
     failing: str = ""
     nan: str = ""
     missing_classes: bool = False
@@ -96,6 +98,12 @@ class Points(Task):
 
     def personal(self) -> tuple[str, ...]:
         return ("head.*",) if self.personal_head else ()
+
+    def waiting(self, epoch: int) -> tuple[str, ...]:
+        return ("front.*",) if epoch < self.thaw_front else ()
+
+    def rate_factors(self) -> dict[str, float]:
+        return {} if self.head_factor == 1 else {"head.*": self.head_factor}
 
     def encode(self, network: Any, batch: Batch) -> Batch | None:
         return {"hidden": network["front"](batch["x"]), "y": batch["y"]} if self.frozen_front else None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from core.files import atomic, read_json, write_json
 from core.randomness import generator, seed_for, seeded_torch, torch_generator
 from tests.conftest import Finished, Go, conduct
 from training import checkpoints
-from training.runs import Run
+from training.config import load
+from training.runs import Run, default_name
+from training.session import run_name
 
 
 class Killed(BaseException):
@@ -90,6 +93,40 @@ def test_metrics_table_is_long_form(go: Go) -> None:
     assert lines[0] == "setting,model,client,split,step,metric,value,support"
     assert any(line.startswith("federated,federated,held_out,test,,accuracy,") for line in lines)
     assert any(line.startswith("federated,federated,bob,val,2,loss,") for line in lines)
+
+
+def test_metrics_json_sums_up_the_selected_and_the_last_step(go: Go) -> None:
+    run = go("centralized", "train.epochs=6", "train.lr=0.3")
+    steps, stored = run.json("history")["steps"], run.json("metrics")
+    values = [step["val"]["pooled"]["metrics"]["accuracy"] for step in steps]
+    assert stored["best"]["epoch"] == 1 + values.index(max(values)) == run.json("manifest")["selected"]["centralized"]
+    assert stored["best_primary"] == stored["best"]["val_accuracy"] == max(values)
+    assert stored["last"]["epoch"] == 6
+    assert stored["last"]["train_loss"] == steps[-1]["train"]["pooled"]["metrics"]["loss"]
+    assert stored["last"]["lr"] == 0.3
+
+
+def test_metrics_json_of_local_models_is_their_mean_and_of_a_federation_the_pool(go: Go) -> None:
+    local, federated = go("local"), go("federated")
+    selected = local.json("manifest")["selected"]
+    own = [local.json("history")["steps"][selected[name] - 1]["val"][name]["metrics"] for name in selected]
+    mean = sum(one["accuracy"] for one in own) / 3
+    assert local.json("metrics")["best"]["val_accuracy"] == pytest.approx(mean)
+    last = federated.json("history")["steps"][-1]
+    train = [one["metrics"]["loss"] for one in last["train"].values()]
+    assert federated.json("metrics")["last"]["train_loss"] == pytest.approx(sum(train) / 3)  # of 40 samples each
+    assert federated.json("metrics")["last"]["val_loss"] == last["val"]["pooled"]["metrics"]["loss"]
+
+
+def test_json_has_null_for_what_is_undefined(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"a": [float("nan"), 1.5, -float("inf")], "b": {"c": float("nan")}, "n": 3})
+    assert read_json(tmp_path / "x.json") == {"a": [None, 1.5, None], "b": {"c": None}, "n": 3}
+
+
+def test_a_run_is_named_by_what_it_is(toy: Path) -> None:
+    name = run_name(load(toy, ["train.lr=0.0003", "train.accumulate=4"]), "local", 2)
+    assert re.fullmatch(r"local__bs8x4x2__lr0\.0003__seed42__\d{8}_\d{6}", name)
+    assert re.fullmatch(r"a_b_c__\d{8}_\d{6}", default_name("a/b c"))
 
 
 def test_tensorboard_scalars_are_written_when_asked_for(go: Go) -> None:

@@ -47,6 +47,8 @@ class Metrics:
         for name, metric in collection.items():
             if any(reduction not in (*MERGES, dim_zero_cat) for reduction in metric._reductions.values()):
                 raise TypeError(f"metric {name}: a state does not merge over clients; use a counting variant")
+            # Merging over processes is done here, too; torchmetrics would add what is already the whole.
+            metric.sync_on_compute = metric._to_sync = False
         self.collection = collection
         self.losses: dict[str, float] = {}
         self.count = 0

@@ -100,6 +100,22 @@ def read_columns(source: Path, columns: Sequence[str]) -> pd.DataFrame:
     return table
 
 
+def read_gene_names(source: Path, count: int) -> list[str]:
+    """Read the names of the genes behind y0, y1, ..., one a line.
+
+    Raises:
+        UserError: The file cannot be read, holds another number of names, or one twice.
+    """
+    try:
+        names = source.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: cannot read gene names ({error}); check options.genes") from error
+    names = [name.strip() for name in names if name.strip()]
+    if len(names) != count or len(set(names)) != count:
+        raise UserError(f"{source}: {len(set(names))} different gene names for {count} targets; give one a line")
+    return names
+
+
 def refuse_shared(groups_N: npt.NDArray[np.str_], owners_N: npt.NDArray[np.str_], source: str, kind: str) -> None:
     """Refuse a group that has more than one owner (client or split).
 

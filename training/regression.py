@@ -14,6 +14,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 Matrix = npt.NDArray[np.float64]
 
@@ -67,7 +68,7 @@ class RegressionScores(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Give scalars and arrays by name."""
-        target_NK, predicted_NK = (torch.cat(list(kept)).numpy() for kept in (self.target, self.predicted))
+        target_NK, predicted_NK = (dim_zero_cat(kept).numpy() for kept in (self.target, self.predicted))
         spearman_K, pearson_K = spearman_by_column(target_NK, predicted_NK), pearson_by_column(target_NK, predicted_NK)
         mse_K, r2_K = mse_by_column(target_NK, predicted_NK), r2_by_column(target_NK, predicted_NK)
         baseline = float(self.baseline_squares) / target_NK.size

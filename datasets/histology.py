@@ -1,0 +1,248 @@
+"""A study of image tiles with expression values: which tile belongs to which client and split.
+
+A CSV holds one row per tile (`datasets.histology_table`). Clients are a column of it, or groups dealt evenly; splits
+are a file (`datasets.histology_splits`) or drawn here. A group (patient, slide, donor) is never cut.
+"""
+
+import functools
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from core.errors import UserError
+from core.files import sha256_json
+from datasets.histology_table import Table, read_columns, read_table, refuse_shared, row_name
+from datasets.partitions import evenly
+from datasets.unit_splits import SPLITS, check_fractions, split_units
+
+METADATA = "metadata.csv"
+HELD_OUT = "held_out"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How tiles are given to clients and splits. Either `client_key` or `client_count` is set.
+
+    Attributes:
+        client_key: Column that names the client.
+        held_out: Value of that column whose tiles belong to nobody, as those of `held_out` always do.
+        client_count: Number of clients to deal the groups to, where no column names them.
+        split: CSV with path, group_id and split; None to draw splits here.
+        fractions: Shares of train, val and test, in groups, for splits drawn here.
+        seed: Seed of clients and splits made here.
+    """
+
+    client_key: str | None = None
+    held_out: str | None = None
+    client_count: int | None = None
+    split: Path | None = None
+    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself or has no effect."""
+        check_fractions(self.fractions)
+        if (self.client_key is None) == (self.client_count is None):
+            found = "neither" if self.client_key is None else "both"
+            raise UserError(
+                f"{found} client_key and client_count given; set one, a column that names clients or their number"
+            )
+        if self.held_out is not None and self.client_key is None:
+            raise UserError(f"held_out_client {self.held_out!r} has no effect without client_key; set that or drop it")
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """All tiles, opened once.
+
+    Attributes:
+        table: The tiles with their groups and targets.
+        clients_N: Client of every tile, "held_out" for nobody's.
+        splits_N: Split of every tile; "" for tiles that no row of the split CSV names.
+        split_file: The split CSV, where there is one.
+        borrowed: Whether val stands for test, because the split CSV knows no test.
+    """
+
+    table: Table
+    clients_N: npt.NDArray[np.str_]
+    splits_N: npt.NDArray[np.str_]
+    split_file: Path | None
+    borrowed: bool
+
+    @classmethod
+    def open(
+        cls,
+        data: Path,
+        placement: Placement,
+        *,
+        path_key: str = "path",
+        group_key: str = "group_id",
+        target_dim: int | None = None,
+        root: Path | None = None,
+    ) -> "Study":
+        """Read the metadata and the split; images are decoded when they are asked for.
+
+        Args:
+            data: CSV, or a folder with `metadata.csv`.
+            placement: How tiles are given to clients and splits.
+            path_key: Column of the image file.
+            group_key: Column of the patient, slide or donor.
+            target_dim: Expected number of genes; None for as many as there are.
+            root: Where relative paths start; None for the folder of the CSV.
+
+        Raises:
+            UserError: The data cannot be used; the message names file, row and remedy.
+        """
+        source = data / METADATA if data.is_dir() else data
+        columns = {"path_col": path_key, "group_col": group_key, "client_col": placement.client_key}
+        table = read_table(source, **columns, target_dim=target_dim, root=root)  # type: ignore[arg-type]
+        clients_N = _clients(table, placement)
+        splits_N = _drawn(table, clients_N, placement) if placement.split is None else _joined(table, placement.split)
+        splits_N[(clients_N == HELD_OUT) & (splits_N != "")] = "test"
+        own = splits_N[clients_N != HELD_OUT]
+        study = cls(table, clients_N, splits_N, placement.split, borrowed="test" not in own)
+        study._refuse_empty()
+        return study
+
+    @functools.cached_property
+    def clients(self) -> list[str]:
+        """Names of the clients, sorted."""
+        return sorted(set(self.clients_N.tolist()) - {HELD_OUT})
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether there are tiles that belong to nobody."""
+        return bool(len(self.rows(HELD_OUT, "test")))
+
+    def rows(self, client: str, split: str) -> npt.NDArray[np.int64]:
+        """Give the rows of a client (or of "held_out", whose split is test) and split."""
+        stored = "val" if self.borrowed and split == "test" and client != HELD_OUT else split
+        return np.flatnonzero((self.clients_N == client) & (self.splits_N == stored))
+
+    def identities(self, client: str) -> dict[str, dict[str, list[str]]]:
+        """Give split -> level -> ids that must not occur in another split or client; without a borrowed test."""
+        splits = ("test",) if client == HELD_OUT else SPLITS[:2] if self.borrowed else SPLITS
+        return {split: self._levels(self.rows(client, split)) for split in splits}
+
+    def digest(self, client: str) -> str:
+        """Give a SHA-256 of all that a client's samples are made of: ids, groups, splits, targets and images."""
+        return sha256_json([self._entry(self.rows(client, split))["sha256"] for split in SPLITS])
+
+    def manifest(self, client: str) -> dict[str, Any]:
+        """Describe the splits so that they can be stored: file, tiles, groups and SHA-256 of the content."""
+        entries = {split: self._entry(self.rows(client, split)) for split in SPLITS}
+        entries["test"]["borrowed_from"] = "val" if self.borrowed else None
+        return entries
+
+    def _entry(self, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
+        facts = [
+            [
+                self.table.paths[at].item(),
+                self.table.groups[at].item(),
+                self.table.targets[at].tolist(),
+                self._image(at),
+            ]
+            for at in rows.tolist()
+        ]
+        return {
+            "file": self.table.source.name if self.split_file is None else self.split_file.name,
+            "tiles": len(rows),
+            "units": sorted(set(self.table.groups[rows].tolist())),
+            "sha256": sha256_json(facts),
+        }
+
+    @functools.cached_property
+    def _hashes(self) -> dict[int, str]:
+        return {}
+
+    def _image(self, at: int) -> str:
+        """Hash an image file, once."""
+        if at not in self._hashes:
+            self._hashes[at] = hashlib.sha256(self.table.files[at].read_bytes()).hexdigest()
+        return self._hashes[at]
+
+    def _levels(self, rows: npt.NDArray[np.int64]) -> dict[str, list[str]]:
+        groups = sorted(set(self.table.groups[rows].tolist()))
+        return {"tile": self.table.paths[rows].tolist(), "group": groups}
+
+    def _refuse_empty(self) -> None:
+        for client in self.clients:
+            for split in SPLITS:
+                if not len(self.rows(client, split)):
+                    raise UserError(
+                        f"{self.split_file}: no {split} rows for client {client!r}; split each client by itself "
+                        "(`python -m datasets split --client-col`) or leave options.split out"
+                    )
+
+
+def _clients(table: Table, placement: Placement) -> npt.NDArray[np.str_]:
+    """Give the client of every tile."""
+    if table.clients is None:
+        assert placement.client_count is not None
+        owner = evenly(table.groups.tolist(), placement.client_count, seed=placement.seed)
+        return np.asarray([owner[group] for group in table.groups.tolist()], dtype=np.str_)
+    if placement.held_out is None:
+        return table.clients
+    if placement.held_out not in table.clients:
+        known = ", ".join(sorted(set(table.clients.tolist())))
+        raise UserError(
+            f"{table.source}: {placement.client_key} is nowhere {placement.held_out!r}, which options.held_out_client "
+            f"names; choose one of {known}"
+        )
+    return np.where(table.clients == placement.held_out, HELD_OUT, table.clients)
+
+
+def _drawn(table: Table, clients_N: npt.NDArray[np.str_], placement: Placement) -> npt.NDArray[np.str_]:
+    """Draw the splits of each client by whole groups."""
+    splits_N = np.full(len(table), "test", dtype="<U5")
+    for client in sorted(set(clients_N.tolist()) - {HELD_OUT}):
+        rows = clients_N == client
+        groups = sorted(set(table.groups[rows].tolist()))
+        if len(groups) < len(SPLITS):
+            raise UserError(
+                f"{table.source}: client {client!r} has {len(groups)} groups ({', '.join(groups)}), three needed for "
+                "train, val and test; add groups or use fewer clients"
+            )
+        splits_N[rows] = split_units(
+            table.groups[rows], placement.fractions, seed=placement.seed, client=client, source=str(table.source)
+        )
+    return splits_N
+
+
+def _joined(table: Table, source: Path) -> npt.NDArray[np.str_]:
+    """Look up the splits in a CSV by path; what is only in one of the two is warned of and left out."""
+    rows = read_columns(source, ["path", "group_id", "split"])
+    paths, groups, splits = (rows[name].tolist() for name in ("path", "group_id", "split"))
+    _refuse_rows(source, paths, splits)
+    refuse_shared(np.asarray(groups), np.asarray(splits), f"{source}: group", "split")
+    place = {path: at for at, path in enumerate(paths)}
+    found = [place.get(path, -1) for path in table.paths.tolist()]
+    matched = np.asarray(found) >= 0
+    if not matched.any():
+        raise UserError(f"{source}: no path of it is in {table.source}; give the split that was made from this table")
+    for at, row in enumerate(found):
+        if row >= 0 and groups[row] != table.groups[at]:
+            raise UserError(
+                f"{source}: {row_name(row)}: group {groups[row]!r} of {paths[row]} is {table.groups[at].item()!r} in "
+                f"{table.source}; make the split anew"
+            )
+    absent = {str(table.source): len(table) - int(matched.sum()), str(source): len(paths) - int(matched.sum())}
+    for file, count in absent.items():
+        if count:
+            warnings.warn(f"{file}: {count} rows have no partner in the other file; left out", stacklevel=4)
+    return np.asarray([splits[row] if row >= 0 else "" for row in found], dtype="<U5")
+
+
+def _refuse_rows(source: Path, paths: Sequence[str], splits: Sequence[str]) -> None:
+    first: dict[str, int] = {}
+    for at, (path, split) in enumerate(zip(paths, splits, strict=True)):
+        if split not in SPLITS:
+            raise UserError(f"{source}: {row_name(at)}: split = {split!r}; write one of {', '.join(SPLITS)}")
+        if first.setdefault(path, at) != at:
+            raise UserError(f"{source}: {row_name(at)}: path {path} is that of {row_name(first[path])} again; drop one")

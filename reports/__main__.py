@@ -1,34 +1,60 @@
-"""Command line: python -m reports RUN [RUN ...]."""
+"""Command line: python -m reports RUN [RUN ...] and python -m reports table RESULTS."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from core.commands import one_line_errors
+from core.files import write_text
+from reports.aggregate import markdown, read_summaries
 from reports.comparison import Comparison, compare
 from reports.honesty import failures, warnings
 from reports.report import find_runs, write_page
 from reports.run_folder import RunRecord
 from reports.tables import headline_table
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+class ReportUnlessTold(TyperGroup):
+    """Takes arguments that start with no command as run folders to report on."""
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        """Put the default command in front."""
+        told = arguments and arguments[0] in (*self.commands, "--help")
+        return super().parse_args(context, arguments if told else ["report", *arguments])
+
+
+app = typer.Typer(cls=ReportUnlessTold, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def main() -> None:
+    """Report on runs: `python -m reports RUN [RUN ...]`, or list them all: `python -m reports table RESULTS`.
+
+    A report is a page with plots and tables of one run, or of several side by side.
+
+    A run folder that is called like a command is named with its path: `./table`.
+    """
 
 
 @app.command()
-def main(
+def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold run folders")],
     out: Annotated[
         Path | None,
         typer.Option(help="Where the report goes; by default the folder named, for several their parent's `report`"),
     ] = None,
 ) -> None:
-    """Write report.html with plots from one run, or compare several: settings, seeds, client by client.
+    """Write report.html with plots from one run, or compare several: settings, seeds, client by client. The default.
 
-    Several runs also give comparison.csv and comparison.json. Exit codes: 0 written, 2 input refused.
+    Beside it go predictions.csv, per_class.csv or per_gene.csv, and units.csv, where the runs have stored what these
+    hold. Several runs also give comparison.csv and comparison.json. Exit codes: 0 written, 2 input refused.
     """
     with one_line_errors():
         folders = find_runs(runs)
@@ -38,18 +64,35 @@ def main(
         print(f"report: {page}")
 
 
+@app.command()
+def table(
+    results: Annotated[Path, typer.Argument(help="Folder below which runs are looked for, e.g. results/")],
+    out: Annotated[Path | None, typer.Option(help="Markdown file; by default `summary.md` in the folder named")] = None,
+) -> None:
+    """Print all runs below a folder, best epoch or round of each, as a Markdown table, and write it to a file.
+
+    Exit codes: 0 written, 2 input refused.
+    """
+    with one_line_errors():
+        text = markdown(read_summaries(results))
+        path = out or results / "summary.md"
+        write_text(path, text)
+        print(text, end="")
+        print(f"table: {path}", file=sys.stderr)
+
+
 def _common_folder(folders: list[Path]) -> Path:
     return Path(os.path.commonpath([folder.parent.absolute() for folder in folders])) / "report"
 
 
 def _show(comparison: Comparison) -> None:
     content = headline_table(comparison)
-    table = Table(*content.columns, title=comparison.task)
+    shown = Table(*content.columns, title=comparison.task)
     for row in content.rows:
-        table.add_row(*(cell.text for cell in row))
+        shown.add_row(*(cell.text for cell in row))
     console = Console()
     if content.rows:
-        console.print(table)
+        console.print(shown)
     for line in [*failures(comparison.records), *warnings(comparison.records)]:
         console.print(f"! {line}", style="yellow", markup=False, highlight=False)
 

@@ -5,9 +5,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from core.errors import UserError
-from reports.bootstrap import Predicted, difference_interval, mean_interval, pooled_predicted, read_predicted
+from reports.bootstrap import difference_interval, mean_interval, recomputed
 from reports.numbers import Interval, Spread
+from reports.predicted import Predicted, predicted_on
 from reports.run_folder import SETTINGS, RunRecord
+
+MAIN = 6
+"""Metrics beside the loss that have room in a table."""
+KNOWN = ("accuracy", "balanced_accuracy", "f1_macro", "spearman", "pearson", "r2", "mse", "mae")
+"""In the order in which tables name them; others follow by name."""
+SAME = 1e-3
+"""How far a metric may be from what predictions give, relative to 1 or itself, to have an interval from them."""
 
 
 @dataclass(frozen=True)
@@ -16,14 +24,16 @@ class Headline:
 
     setting: str
     data: str
-    """`held_out`, or `pooled`: all clients' test sets together."""
+    """`held_out`; `pooled`: all clients' test sets together; `mean`: the clients' values, weighted by their samples."""
     support: int
     scores: dict[str, Spread]
     """Metric -> value per seed; on the held-out set, local is the mean over the clients' models."""
+    counts: dict[str, list[float]]
+    """What has no better or worse, such as undefined genes -> value per seed and model."""
     ranges: dict[str, tuple[float, float]]
     """Metric -> lowest and highest over the clients' models and seeds, where there are several models."""
     models: tuple[int, int]
-    """Clients' models with a defined primary metric, and all of them."""
+    """Models (in a mean: clients) with a defined primary metric, and all of them, over all seeds."""
     interval: Interval | None
     """Of the primary metric, over test samples."""
 
@@ -36,6 +46,8 @@ class ClientRow:
     support: int
     scores: dict[str, Spread]
     intervals: dict[str, Interval | None]
+    counts: dict[str, dict[str, list[float]]]
+    """Setting -> what has no better or worse -> value per seed."""
     price: Spread
     """Of not pooling: how much better centralized is than federated, per seed that both have."""
     gain: Spread
@@ -61,10 +73,18 @@ class Comparison:
     primary: str
     higher_is_better: bool
     metrics: list[str]
+    """The primary one first, the loss last."""
+    counts: list[str]
+    """Scalars without a direction: they are shown, and compared by no one."""
     clients: list[str]
     headline: list[Headline]
     per_client: list[ClientRow]
     cross_site: CrossSite
+
+    @property
+    def main_metrics(self) -> list[str]:
+        """Those that have room in a table and get a curve: the first few, and the loss."""
+        return [name for at, name in enumerate(self.metrics) if at < MAIN or name == "loss"]
 
     @property
     def settings(self) -> list[str]:
@@ -97,22 +117,37 @@ def compare(records: Sequence[RunRecord]) -> Comparison:
     ordered = sorted(records, key=lambda record: (SETTINGS.index(record.setting), record.seed))
     scored = [record for record in ordered if record.rows]
     primary = str(scored[0].evaluation["primary"]) if scored else ""
-    higher = bool(scored[0].evaluation.get("higher_is_better", {}).get(primary, True)) if scored else True
+    directions = _directions(scored)
     names = {name for record in scored for row in record.rows for name in row["metrics"]}
-    metrics = sorted(names, key=lambda name: (name != primary, name == "loss", name))
+    directed = {name for name in names if name in directions or not directions or name == primary}
+    metrics = sorted(directed, key=lambda name: (name != primary, name == "loss", _rank(name), name))
+    counts = sorted(names - directed)
     clients = sorted({client for record in ordered for client in record.clients})
     by_setting = {setting: [one for one in scored if one.setting == setting] for setting in SETTINGS}
+    higher = directions.get(primary, True)
     return Comparison(
         records=ordered,
         task=ordered[0].task,
         primary=primary,
         higher_is_better=higher,
         metrics=metrics,
+        counts=counts,
         clients=clients,
-        headline=_headlines(by_setting, metrics, primary),
-        per_client=[_client_row(client, by_setting, primary, higher) for client in clients] if scored else [],
+        headline=_headlines(by_setting, metrics, counts, primary),
+        per_client=[_client_row(client, by_setting, counts, primary, higher) for client in clients] if scored else [],
         cross_site=_cross_site(scored, clients, primary),
     )
+
+
+def _rank(name: str) -> int:
+    return KNOWN.index(name) if name in KNOWN else len(KNOWN)
+
+
+def _directions(scored: Sequence[RunRecord]) -> dict[str, bool]:
+    known: dict[str, bool] = {}
+    for record in scored:
+        known |= record.evaluation.get("higher_is_better") or {}
+    return known
 
 
 def advantage(first: float, second: float, higher_is_better: bool) -> float:
@@ -152,16 +187,23 @@ def _check_comparable(records: Sequence[RunRecord]) -> None:
             seen[key] = record
 
 
-def _headlines(by_setting: dict[str, list[RunRecord]], metrics: list[str], primary: str) -> list[Headline]:
+def _headlines(
+    by_setting: dict[str, list[RunRecord]], metrics: list[str], counts: list[str], primary: str
+) -> list[Headline]:
     lines = []
     for data in ("held_out", "pooled"):
         for setting, records in by_setting.items():
             if any(row["data"] == data for record in records for row in record.rows):
-                lines.append(_headline(setting, data, records, metrics, primary))
+                lines.append(_headline(setting, data, records, metrics, counts, primary))
+    for setting, records in by_setting.items():
+        if any(len(record.clients) > 1 for record in records):
+            lines.append(_client_mean(setting, records, metrics, primary))
     return lines
 
 
-def _headline(setting: str, data: str, records: list[RunRecord], metrics: list[str], primary: str) -> Headline:
+def _headline(
+    setting: str, data: str, records: list[RunRecord], metrics: list[str], counts: list[str], primary: str
+) -> Headline:
     scores, ranges = {}, {}
     for metric in metrics:
         values = [setting_values(record, data, metric) for record in records]
@@ -175,24 +217,62 @@ def _headline(setting: str, data: str, records: list[RunRecord], metrics: list[s
         data=data,
         support=max(record.support(data) for record in records),
         scores=scores,
+        counts={name: [one for record in records for one in setting_values(record, data, name)] for name in counts},
         ranges=ranges,
         models=(sum(not math.isnan(value) for value in every), len(every)),
-        interval=mean_interval(_common_predictions(records, data), primary),
+        interval=mean_interval(_common_predictions(records, data, primary), primary),
     )
 
 
-def _common_predictions(records: Sequence[RunRecord], data: str) -> list[Predicted | None]:
-    if data == "pooled":
-        return [pooled_predicted(record) for record in records]
-    return [read_predicted(record, model, data) for record in records for model in record.models]
+def _client_mean(setting: str, records: list[RunRecord], metrics: list[str], primary: str) -> Headline:
+    """Average the clients' own values, which for a correlation or an F1 is another number than the pooled one."""
+
+    def own(record: RunRecord, metric: str) -> list[tuple[float, int]]:
+        rows = [(client, record.row(record.model_of(client), client)) for client in record.clients]
+        return [(record.value(record.model_of(name), name, metric), int(row["support"])) for name, row in rows if row]
+
+    def mean(record: RunRecord, metric: str) -> float:
+        defined = [(value, support) for value, support in own(record, metric) if not math.isnan(value)]
+        support = sum(support for _, support in defined)
+        return sum(value * count for value, count in defined) / support if support else math.nan
+
+    every = [value for record in records for value, _ in own(record, primary)]
+    return Headline(
+        setting=setting,
+        data="mean",
+        support=max(sum(support for _, support in own(record, primary)) for record in records),
+        scores={metric: Spread(tuple(mean(record, metric) for record in records)) for metric in metrics},
+        counts={},
+        ranges={},
+        models=(sum(not math.isnan(value) for value in every), len(every)),
+        interval=None,
+    )
 
 
-def _client_row(client: str, by_setting: dict[str, list[RunRecord]], metric: str, higher: bool) -> ClientRow:
+def _common_predictions(records: Sequence[RunRecord], data: str, metric: str) -> list[Predicted | None]:
+    models = [(record, model) for record in records for model in (record.models if data == "held_out" else [""])]
+    return [_faithful(record, model or record.setting, data, metric) for record, model in models]
+
+
+def _faithful(record: RunRecord, model: str, data: str, metric: str) -> Predicted | None:
+    """Give stored predictions, or None where the metric that the run reports does not follow from them."""
+    predicted, reported = predicted_on(record, model, data), record.value(model, data, metric)
+    if predicted is None or math.isnan(reported):
+        return None
+    return predicted if abs(recomputed(predicted, metric) - reported) <= SAME * max(1, abs(reported)) else None
+
+
+def _client_row(
+    client: str, by_setting: dict[str, list[RunRecord]], counts: list[str], metric: str, higher: bool
+) -> ClientRow:
     def own(records: Sequence[RunRecord]) -> Spread:
         return Spread(tuple(record.value(record.model_of(client), client, metric) for record in records))
 
     def predicted(records: Sequence[RunRecord]) -> list[Predicted | None]:
-        return [read_predicted(record, record.model_of(client), client) for record in records]
+        return [_faithful(record, record.model_of(client), client, metric) for record in records]
+
+    def counted(records: Sequence[RunRecord]) -> dict[str, list[float]]:
+        return {name: [one.value(one.model_of(client), client, name) for one in records] for name in counts}
 
     federated, local = paired(by_setting["federated"], by_setting["local"])
     return ClientRow(
@@ -200,6 +280,7 @@ def _client_row(client: str, by_setting: dict[str, list[RunRecord]], metric: str
         support=max((record.support(client) for records in by_setting.values() for record in records), default=0),
         scores={setting: own(records) for setting, records in by_setting.items() if records},
         intervals={s: mean_interval(predicted(records), metric) for s, records in by_setting.items() if records},
+        counts={setting: counted(records) for setting, records in by_setting.items()},
         price=_differences(*paired(by_setting["centralized"], by_setting["federated"]), own, higher),
         gain=_differences(federated, local, own, higher),
         gain_interval=difference_interval(predicted(federated), predicted(local), metric),

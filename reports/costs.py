@@ -22,7 +22,7 @@ class Cost:
     trainable: list[int | None]
     total: list[int | None]
     length: str
-    """Epochs, or rounds and their local epochs."""
+    """Epochs, or rounds and their local epochs; and processes, where there were several."""
 
 
 def costs(records: Sequence[RunRecord]) -> list[Cost]:
@@ -59,6 +59,12 @@ def size_range(values: Sequence[int | None]) -> str:
 
 
 def _length(group: list[RunRecord]) -> str:
+    processes = [record.manifest.get("processes") for record in group]
+    several = any((count or 1) > 1 for count in processes)
+    return _epochs(group) + (f", {counted(processes)} processes" if several else "")
+
+
+def _epochs(group: list[RunRecord]) -> str:
     budgets = [record.manifest.get("budget", {}) for record in group]
     if any(budget.get("rounds") for budget in budgets):
         rounds, local = (counted([budget.get(key) for budget in budgets]) for key in ("rounds", "local_epochs"))

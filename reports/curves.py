@@ -1,10 +1,13 @@
 """Learning curves out of run histories, on one time axis for all settings."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from reports.run_folder import RunRecord
+
+LEARNING_RATE = "lr"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ def curve(records: Sequence[RunRecord], all_records: Sequence[RunRecord], split:
         all_records: All runs in the picture, which decide on the axis.
         split: `train` or `val`.
         who: A client, or `pooled`: the stored pooled value, else the mean over clients weighted by samples.
-        metric: A scalar of the history.
+        metric: A scalar of the history, or `lr`, the learning rate of a training entry.
     """
     in_rounds = _in_rounds(all_records)
     points: dict[float, list[float]] = {}
@@ -64,12 +67,19 @@ def bytes_per_step(records: Sequence[RunRecord], key: str) -> tuple[list[int], l
 
 def _value(entries: Mapping[str, Any], who: str, metric: str) -> float | None:
     if who in entries:
-        return entries[who]["metrics"].get(metric)  # type: ignore[no-any-return]
+        return _scalar(entries[who], metric)
     if who != "pooled":
         return None
-    known = [entry for entry in entries.values() if entry["metrics"].get(metric) is not None and entry["support"]]
-    support = sum(entry["support"] for entry in known)
-    return sum(entry["metrics"][metric] * entry["support"] for entry in known) / support if support else None
+    values = [(_scalar(entry, metric), entry["support"]) for entry in entries.values()]
+    known = [(value, support) for value, support in values if value is not None and support]
+    total = sum(support for _, support in known)
+    return sum(value * support for value, support in known) / total if total else None
+
+
+def _scalar(entry: Mapping[str, Any], metric: str) -> float | None:
+    """Give a value, or None where it is missing or undefined (null or NaN)."""
+    value = entry.get(metric) if metric == LEARNING_RATE else entry["metrics"].get(metric)
+    return None if value is None or math.isnan(value) else float(value)
 
 
 def _in_rounds(records: Sequence[RunRecord]) -> bool:

@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
-from reports.bootstrap import read_predicted
+from reports.bootstrap import recomputed
+from reports.measures import confusion
+from reports.numbers import amount
+from reports.predicted import read_predicted
 from reports.run_folder import SETTINGS, RunRecord
 
+CORRELATIONS = ("spearman", "pearson")
+"""Metrics of values that must follow from the stored predictions, in whatever unit those are."""
 RESOURCES = ("workers", "cpus_per_client", "gpus_per_client")
 """Options of the federation that change how long a run takes, not what comes out."""
 
@@ -47,7 +51,7 @@ def warnings(records: Sequence[RunRecord]) -> list[str]:
     """Tell what keeps the results of these runs from being compared or believed as they stand."""
     scored = [record for record in records if record.rows]
     found = _state_warnings(scored) + [text for record in scored for text in _prediction_warnings(record)]
-    found += _seed_warning(scored)
+    found += _undefined_warnings(scored) + _seed_warning(scored)
     facets = [*_facets(), *_data_facets(scored), *_config_facets(scored)]
     return found + [text for facet in facets for text in _differences(facet, scored)]
 
@@ -61,24 +65,67 @@ def _state_warnings(scored: Sequence[RunRecord]) -> list[str]:
         "Degraded: {}. Some clients took no part in all of it.": degraded,
         "Scored but not completed: {}. The scores may not be final.": failed,
     }
-    return [text.format(_named(group)) for text, group in texts.items() if group]
+    return [text.format(_named(group)) for text, group in texts.items() if group] + _memory_warning(scored)
+
+
+def _memory_warning(scored: Sequence[RunRecord]) -> list[str]:
+    """Count the steps that were skipped for lack of memory."""
+    skipped = {record.label: _total(record.manifest.get("oom_skipped")) for record in scored}
+    listed = "; ".join(f"{count:,} in {label}" for label, count in skipped.items() if count)
+    if not listed:
+        return []
+    return [f"Out of memory, training steps skipped: {listed}. Those samples were not learnt from."]
+
+
+def _undefined_warnings(scored: Sequence[RunRecord]) -> list[str]:
+    """Tell where the settings' scores are means over different classes or genes."""
+    names = sorted({name for record in scored for row in record.rows for name in row["metrics"]})
+    lines = []
+    for name in (one for one in names if one.startswith("undefined_")):
+        for data, place in {"held_out": "the held-out set", "pooled": "all clients' test sets together"}.items():
+            counts = {setting: _undefined(scored, setting, data, name) for setting in SETTINGS}
+            known = {setting: values for setting, values in counts.items() if values}
+            if len({tuple(sorted(set(values))) for values in known.values()}) > 1:
+                listed = ", ".join(f"{setting} {amount(values)}" for setting, values in known.items())
+                lines.append(
+                    f"{name.replace('_', ' ').capitalize()} on {place}: not the same: {listed}. Undefined ones are "
+                    "left out of a mean, so the means are not over the same ones."
+                )
+    return lines
+
+
+def _undefined(scored: Sequence[RunRecord], setting: str, data: str, name: str) -> list[float]:
+    runs = [record for record in scored if record.setting == setting]
+    values = [one.value(model, data, name) for one in runs for model in {*one.models, one.setting}]
+    return [value for value in values if not np.isnan(value)]
+
+
+def _total(value: Any) -> int:
+    return sum(map(_total, value.values())) if isinstance(value, Mapping) else int(value or 0)
 
 
 def _prediction_warnings(record: RunRecord) -> list[str]:
     wrong = [f"{row['model']} on {row['data']}" for row in record.rows if not _agrees(record, row)]
     if not wrong:
         return []
-    return [f"{record.label}: stored predictions give another confusion matrix than reported: {', '.join(wrong)}."]
+    return [f"{record.label}: stored predictions give other results than reported: {', '.join(wrong)}."]
 
 
 def _agrees(record: RunRecord, row: Mapping[str, Any]) -> bool:
-    """Recompute a confusion matrix from the stored predictions."""
-    reported = np.asarray(row.get("arrays", {}).get("confusion_matrix", []))
+    """Recompute a confusion matrix, or the correlations, from the stored predictions."""
     predicted = read_predicted(record, row["model"], row["data"])
-    if predicted is None or reported.ndim != 2 or not reported.sum():
+    if predicted is None:
         return True
-    labels = list(range(len(reported)))
-    return np.array_equal(confusion_matrix(predicted.target_N, predicted.predicted_N, labels=labels), reported)
+    if not predicted.of_classes:
+        return all(_near(recomputed(predicted, name), row["metrics"].get(name)) for name in CORRELATIONS)
+    reported = record.arrays(row["model"], row["data"]).get("confusion_matrix", np.zeros((0, 0)))
+    if reported.ndim != 2 or not reported.sum():
+        return True
+    return np.array_equal(confusion(predicted.target, predicted.predicted, len(reported)), reported)
+
+
+def _near(computed: float, reported: float | None) -> bool:
+    return reported is None or np.isnan(reported) or np.isnan(computed) or abs(computed - reported) < 1e-3
 
 
 def _seed_warning(scored: Sequence[RunRecord]) -> list[str]:

@@ -15,6 +15,8 @@ METRIC_NAMES = {
     "mse": "MSE",
     "mae": "MAE",
     "r2": "R²",
+    "spearman": "Spearman",
+    "pearson": "Pearson",
 }
 
 
@@ -56,6 +58,8 @@ class Interval:
 
     low: float
     high: float
+    over: str = "test samples"
+    """What was drawn again and again: test samples, or biological units with all their samples."""
 
     def text(self, *, signed: bool = False) -> str:
         """Write the ends in brackets."""
@@ -77,6 +81,15 @@ def counted(values: Sequence[int | float | None]) -> str:
     if not known:
         return NOT_RUN
     return f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}"
+
+
+def amount(values: Sequence[float]) -> str:
+    """Write a count, which may come as a float, or its range where runs differ; undefined ones are left out."""
+    known = [value for value in values if math.isfinite(value)]
+    if all(value == round(value) for value in known):
+        return counted(known)
+    low, high = number(min(known)), number(max(known))
+    return low if low == high else f"{low} to {high}"
 
 
 def data_size(count: float) -> str:

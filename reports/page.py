@@ -9,13 +9,15 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from reports.axis import axis_scores, axis_table
 from reports.comparison import Comparison
 from reports.costs import costs
+from reports.drawing import DPI, LABELS
 from reports.honesty import failures
 from reports.numbers import metric_name
-from reports.plots import DPI, LABELS
 from reports.run_folder import RunRecord
-from reports.tables import DATA_NAMES, Cell, Table, client_table, cost_table, data_table, headline_table
+from reports.tables import DATA_NAMES, Cell, Table, client_table, cost_table, data_table, further_table, headline_table
+from reports.units import unit_table
 from reports.verdict import verdict
 
 TEMPLATE = "template.html.j2"
@@ -23,6 +25,7 @@ CAPTIONS = {
     "per_client_bars": "Each client's own test set under every setting. Whiskers: 95 % interval, else ± sd over seeds.",
     "per_client_gain": "What each client gains by joining (line: 95 % interval), and pays because data is not pooled.",
     "per_client_curves": "Validation per client during training.",
+    "true_against_predicted": "The best and the worst, with the score. The line: prediction equals truth.",
     "cross_site": "Every model on every test set. The diagonal of the clients' models is the local setting.",
     "bytes_per_round": "Bytes exchanged per round, all clients together.",
 }
@@ -59,6 +62,7 @@ def render(comparison: Comparison, warnings: Sequence[str], pictures: Mapping[st
         warnings: What keeps them from being compared as they stand.
         pictures: File stem -> PNG, see `reports.plots.plots`.
     """
+    scores = axis_scores(comparison)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -74,7 +78,11 @@ def render(comparison: Comparison, warnings: Sequence[str], pictures: Mapping[st
         warnings=warnings,
         tiles=_tiles(comparison),
         headline=headline_table(comparison),
+        further=further_table(comparison),
         clients=client_table(comparison),
+        noun=scores.noun if scores else "",
+        axis=axis_table(scores, comparison) if scores else Table([]),
+        units=unit_table(comparison),
         cost=cost_table(costs(comparison.records)),
         data=_data(comparison),
         environment=_environment(comparison),
@@ -122,9 +130,15 @@ def _sections(pictures: Mapping[str, bytes]) -> dict[str, list[Picture]]:
         return [_picture(pictures[stem], CAPTIONS.get(stem, "")) for stem in stems if stem in pictures]
 
     curves = [stem for stem in pictures if stem.endswith("_curve")]
+    axes = [
+        stem
+        for stem in pictures
+        if stem == "true_against_predicted" or (stem.startswith("per_") and not stem.startswith("per_client"))
+    ]
     matrices = [stem for stem in pictures if stem.startswith("confusion_matrix")]
     return {
         "client_pictures": chosen("per_client_bars", "per_client_gain"),
+        "axis_pictures": chosen(*axes),
         "curve_pictures": chosen(*curves, "per_client_curves"),
         "confusion_pictures": chosen(*matrices),
         "cross_site_pictures": chosen("cross_site"),

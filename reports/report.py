@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 from core.errors import UserError
 from core.files import atomic, write_json, write_text
 from reports.comparison import Comparison, compare
+from reports.drawing import DPI, literal_text
+from reports.exports import write_exports
 from reports.honesty import failures, warnings
 from reports.page import render
-from reports.plots import DPI, literal_text, plots
+from reports.plots import plots
 from reports.run_folder import RunRecord
 from reports.tables import long_rows
 from reports.verdict import verdict
@@ -23,7 +25,8 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
 
     Args:
         runs: Run folders of one task, of any setting and state; one result per setting and seed.
-        out: Folder that gets report.html, plots/, and for several runs comparison.csv and comparison.json.
+        out: Folder that gets report.html, plots/, the tables of `write_exports`, and for several runs comparison.csv
+            and comparison.json.
 
     Returns:
         The page.
@@ -41,6 +44,7 @@ def write_page(comparison: Comparison, out: Path) -> Path:
         pictures = {stem: _save(figure, out / "plots" / f"{stem}.png") for stem, figure in plots(comparison).items()}
     if len(comparison.records) > 1:
         _write_tables(comparison, warned, out)
+    write_exports(comparison, out)
     page = out / "report.html"
     write_text(page, render(comparison, warned, pictures))
     return page

@@ -2,7 +2,7 @@
 
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -109,12 +109,40 @@ class RunRecord:
         value = row["metrics"].get(metric) if row else None
         return math.nan if value is None else float(value)
 
+    @property
+    def axis(self) -> str:
+        """What the arrays of the scores run over: class, gene, ..."""
+        return str(self.evaluation.get("axis") or "class")
+
+    @property
+    def classes(self) -> list[str]:
+        """Names along that axis; empty where there are none."""
+        return [str(name) for name in self.evaluation.get("classes") or []]
+
+    def arrays(self, model: str, data: str) -> dict[str, np.ndarray]:
+        """Give the array scores of a model on a set (per class, confusion matrix) as float64, undefined as NaN.
+
+        Raises:
+            UserError: One is no array of numbers.
+        """
+        row = self.row(model, data)
+        arrays = {}
+        for name, values in (row.get("arrays") or {}).items() if row else ():
+            try:
+                arrays[name] = np.asarray(values, dtype=np.float64)
+            except (TypeError, ValueError) as error:
+                path = self.folder / "eval_summary.json"
+                raise UserError(
+                    f"{path}: {name} of {model} on {data} is no array of numbers; repeat the run"
+                ) from error
+        return arrays
+
     def support(self, data: str) -> int:
         """Give the number of test samples of a set, 0 where nothing was scored on it."""
         return max((int(row["support"]) for row in self.rows if row["data"] == data), default=0)
 
-    def predictions(self, model: str, data: str) -> dict[str, np.ndarray]:
-        """Read the stored predictions of a model on a set; empty where none are stored.
+    def predictions(self, model: str, data: str, keys: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        """Read the stored predictions of a model on a set, all or some of them; empty where none are stored.
 
         Raises:
             UserError: The file is broken.
@@ -124,7 +152,7 @@ class RunRecord:
             return {}
         try:
             with np.load(path) as stored:
-                return {key: stored[key] for key in stored.files}
+                return {key: stored[key] for key in stored.files if keys is None or key in keys}
         except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: not a readable npz file ({_line(error)}); repeat the run or remove it") from error
 

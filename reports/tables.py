@@ -5,12 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from reports.bootstrap import MIN_UNITS
 from reports.comparison import ClientRow, Comparison, Headline
 from reports.costs import Cost, size_range
-from reports.numbers import NOT_RUN, Interval, Spread, counted, metric_name, number
+from reports.numbers import NOT_RUN, UNDEFINED, Interval, Spread, amount, counted, metric_name, number
 from reports.run_folder import RunRecord
 
-DATA_NAMES = {"held_out": "held-out set", "pooled": "all clients' test sets"}
+DATA_NAMES = {
+    "held_out": "held-out set",
+    "pooled": "all clients' test sets",
+    "mean": "weighted mean of the clients",
+}
 
 
 @dataclass(frozen=True)
@@ -34,25 +39,34 @@ class Table:
 
 
 def headline_table(comparison: Comparison) -> Table:
-    """Setting x metric on the held-out set and on the clients' test sets together."""
-    columns = ["setting", "test set", *(metric_name(metric) for metric in comparison.metrics), "samples"]
+    """Setting x metric on the held-out set, on the clients' test sets together, and as mean of the clients' scores."""
+    metrics = comparison.main_metrics
+    names = [metric_name(name) for name in (*metrics, *comparison.counts)]
     rows = [
         [
             Cell(line.setting, "text"),
             Cell(DATA_NAMES[line.data], "text"),
-            *(_headline_cell(line, metric, comparison.primary) for metric in comparison.metrics),
+            *(_headline_cell(line, metric, comparison.primary) for metric in metrics),
+            *(Cell(amount(line.counts.get(name, []))) for name in comparison.counts),
             Cell(f"{line.support:,}"),
         ]
         for line in comparison.headline
     ]
-    seeds = len({record.seed for record in comparison.scored})
-    notes = [f"Mean ± standard deviation over {seeds} seeds." if seeds > 1 else "One seed."]
-    if any(line.interval for line in comparison.headline):
-        notes.append("In brackets the bootstrap 95 % interval over test samples.")
-    if "local" in comparison.settings:
-        notes.append("Local: on the held-out set the mean over the clients' models with their range; on the clients' ")
-        notes[-1] += "test sets every client's own model on its own samples."
-    return Table(columns, rows, " ".join(notes))
+    return Table(["setting", "test set", *names, "samples"], rows, _headline_note(comparison))
+
+
+def further_table(comparison: Comparison) -> Table:
+    """Setting x metric, for those that had no room in the headline table."""
+    metrics = [name for name in comparison.metrics if name not in comparison.main_metrics]
+    rows = [
+        [
+            Cell(line.setting, "text"),
+            Cell(DATA_NAMES[line.data], "text"),
+            *(_headline_cell(line, metric, comparison.primary) for metric in metrics),
+        ]
+        for line in comparison.headline
+    ]
+    return Table(["setting", "test set", *map(metric_name, metrics)], rows if metrics else [])
 
 
 def client_table(comparison: Comparison) -> Table:
@@ -105,6 +119,9 @@ def long_rows(comparison: Comparison) -> list[dict[str, Any]]:
             interval = line.interval if metric == comparison.primary else None
             who = {"setting": line.setting, "model": _model_name(line), "data": line.data, "metric": metric}
             rows.append(_long("headline", who, spread, interval, line.support, line.ranges.get(metric)))
+        for name, values in line.counts.items():
+            who = {"setting": line.setting, "model": _model_name(line), "data": line.data, "metric": name}
+            rows.append(_long("counts", who, Spread(tuple(values)), None, line.support))
     for row in comparison.per_client:
         base = {"data": row.client, "metric": comparison.primary}
         for setting, spread in row.scores.items():
@@ -148,6 +165,8 @@ def _long(
 
 
 def _model_name(line: Headline) -> str:
+    if line.data == "mean":
+        return "mean of the clients' scores"
     if line.setting != "local":
         return line.setting
     return "mean of the clients' models" if line.data == "held_out" else "each client's own"
@@ -162,15 +181,18 @@ def _headline_cell(line: Headline, metric: str, primary: str) -> Cell:
         low, high = line.ranges[metric]
         small.append(f"models {number(low)} to {number(high)}")
     if metric == primary and line.models[0] < line.models[1]:
-        small.append(f"{line.models[0]} of {line.models[1]} models defined")
+        small.append(f"{line.models[0]} of {line.models[1]} {'clients' if line.data == 'mean' else 'models'} defined")
     return Cell(spread.text(), small="\n".join(small))
 
 
 def _client_cell(row: ClientRow, setting: str) -> Cell:
     spread, interval = row.scores.get(setting, Spread(())), row.intervals.get(setting)
+    counts = {name: values for name, values in row.counts.get(setting, {}).items() if name.startswith(UNDEFINED)}
+    small = [interval.text()] if interval else []
+    small += [f"{metric_name(name)}: {amount(some)}" for name, some in counts.items() if any(one > 0 for one in some)]
     if math.isnan(spread.mean):
-        return Cell(spread.text() + (f" (n = {row.support})" if spread.values else ""), "muted")
-    return Cell(spread.text(), small=interval.text() if interval else "")
+        return Cell(spread.text() + (f" (n = {row.support})" if spread.values else ""), "muted", "\n".join(small))
+    return Cell(spread.text(), small="\n".join(small))
 
 
 def _signed(spread: Spread, interval: Interval | None, *, good_above: bool) -> Cell:
@@ -191,8 +213,40 @@ def _client_note(comparison: Comparison, price: bool, gain: bool) -> str:
             "Gain from joining: how much better federated is than the client's own model (positive: joining pays)."
         )
     if any(row.gain_interval for row in comparison.per_client):
-        notes.append("Brackets: bootstrap 95 % intervals over test samples, for the gain paired by sample.")
+        notes.append(f"Brackets: bootstrap 95 % intervals over {_drawn(comparison)}, for the gain paired by sample.")
     return " ".join(notes)
+
+
+def _headline_note(comparison: Comparison) -> str:
+    seeds = len({record.seed for record in comparison.scored})
+    notes = [f"Mean ± standard deviation over {seeds} seeds." if seeds > 1 else "One seed."]
+    if any(line.interval for line in comparison.headline):
+        notes.append(f"In brackets the bootstrap 95 % interval over {_drawn(comparison)}.")
+    elif comparison.headline:
+        notes.append(
+            f"No interval for {metric_name(comparison.primary)}: it does not follow from the stored predictions, or a "
+            f"test set has fewer than {MIN_UNITS} biological units."
+        )
+    if "local" in comparison.settings:
+        notes.append("Local: on the held-out set the mean over the clients' models with their range; on the clients' ")
+        notes[-1] += "test sets every client's own model on its own samples."
+    if any(line.data == "mean" for line in comparison.headline):
+        notes.append(
+            "Weighted mean of the clients: of their own scores, by their test samples, without undefined ones; "
+        )
+        notes[-1] += (
+            "the score of all clients' test sets comes from all predictions at once, and may be another number."
+        )
+    return " ".join(notes)
+
+
+def _drawn(comparison: Comparison) -> str:
+    """Say what the intervals draw again and again."""
+    lines, rows = comparison.headline, comparison.per_client
+    intervals = [line.interval for line in lines] + [one for row in rows for one in row.intervals.values()]
+    over = sorted({interval.over for interval in intervals if interval})
+    whole = " (all samples of a unit are drawn together)" if "biological units" in over else ""
+    return f"{' or '.join(over)}{whole}"
 
 
 def _plain(spread: Spread) -> str:
@@ -203,4 +257,4 @@ def _plain(spread: Spread) -> str:
 
 
 def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return value if math.isfinite(value) else None

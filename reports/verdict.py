@@ -9,6 +9,10 @@ from reports.numbers import metric_name, number
 MAIN_DATA = {"held_out": "the held-out set", "pooled": "all clients' test sets together"}
 
 
+ROUNDING = 1e-12
+"""Smaller differences are those of the last bits."""
+
+
 def verdict(comparison: Comparison, warnings: Sequence[str]) -> str:
     """Say what came out.
 
@@ -61,7 +65,7 @@ def _against(first: Headline, other: Headline, comparison: Comparison) -> str:
     if math.isnan(mean):
         return f"{name} undefined"
     difference = advantage(first.scores[comparison.primary].mean, mean, comparison.higher_is_better)
-    if difference == 0:
+    if abs(difference) < ROUNDING:
         return f"the same as {name}"
     return f"{number(abs(difference))} {'better' if difference > 0 else 'worse'} than {name}"
 

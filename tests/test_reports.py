@@ -5,16 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from typer.testing import CliRunner
 
 from core.errors import UserError
-from reports import bootstrap
 from reports.__main__ import app
-from reports.bootstrap import Predicted, difference_interval, mean_interval
+from reports.bootstrap import difference_interval, mean_interval
 from reports.comparison import Comparison, compare
 from reports.honesty import failures, warnings
+from reports.measures import OF_CLASSES
 from reports.numbers import Spread, number
+from reports.predicted import Predicted
 from reports.report import write_report
 from reports.run_folder import RunRecord
 from reports.verdict import verdict
@@ -104,14 +105,18 @@ def test_a_single_seed_is_shown_as_it_is_and_two_with_their_spread() -> None:
     assert (number(0.00001234), number(-0.05, signed=True), number(0.0)) == ("1.234e-05", "-0.0500", "0.0000")
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "f1_macro"])
+@pytest.mark.parametrize("metric", ["accuracy", "f1_macro", "balanced_accuracy"])
 def test_metrics_of_the_bootstrap_are_those_of_scikit_learn(metric: str) -> None:
     draw = np.random.default_rng(3)
     target, guess = draw.integers(0, 4, 60), draw.integers(0, 3, 60)
     counts = np.zeros((6, 6))
     np.add.at(counts, (target, guess), 1)
-    expected = accuracy_score(target, guess) if metric == "accuracy" else f1_score(target, guess, average="macro")
-    assert bootstrap.METRICS[metric](counts) == pytest.approx(expected)
+    expected = {
+        "accuracy": accuracy_score(target, guess),
+        "f1_macro": f1_score(target, guess, average="macro"),
+        "balanced_accuracy": balanced_accuracy_score(target, guess),
+    }
+    assert OF_CLASSES[metric](counts) == pytest.approx(expected[metric])
 
 
 def test_interval_has_the_width_of_the_binomial() -> None:
@@ -206,7 +211,7 @@ def test_confusion_matrices_are_recomputed_from_predictions(tmp_path: Path) -> N
     rows[-2]["arrays"] = {"confusion_matrix": [[9, 1], [2, 8]]}
     edit(run / "eval_summary.json", rows=rows)
     assert warnings([RunRecord.read(run)]) == [
-        "federated, seed 0: stored predictions give another confusion matrix than reported: federated on held_out."
+        "federated, seed 0: stored predictions give other results than reported: federated on held_out."
     ]
 
 
@@ -267,9 +272,11 @@ def test_a_report_is_one_page_without_network_and_with_pictures_beside_it(folder
     assert page.startswith("<!DOCTYPE html>")
     assert not re.search(r"""(?:src|href)=["'](?!data:)|url\(|@import|https?://|<script""", page)
     stems = {one.stem for one in (tmp_path / "out" / "plots").iterdir()}
-    curves = {"loss_curve", "accuracy_curve", "f1_macro_curve", "per_client_curves"}
-    matrices = {f"confusion_matrix_{setting}" for setting in ("centralized", "federated", "local")}
-    assert stems == curves | matrices | {"per_client_bars", "per_client_gain", "cross_site", "bytes_per_round"}
+    curves = {"loss_curve", "accuracy_curve", "f1_macro_curve", "learning_rate_curve", "per_client_curves"}
+    kinds = ("confusion_matrix", "confusion_matrix_normalized")
+    matrices = {f"{kind}_{setting}" for kind in kinds for setting in ("centralized", "federated", "local")}
+    bars = {"per_client_bars", "per_client_gain", "per_class_bars"}
+    assert stems == curves | matrices | bars | {"cross_site", "bytes_per_round"}
     assert page.count("data:image/png;base64,") == len(stems)
     assert "6.00 kB" in page and "12.00 kB" in page
 
@@ -390,4 +397,6 @@ def test_command_line_refuses_a_wrong_path_with_one_line(tmp_path: Path, capfd: 
         assert result.exit_code == 2
         assert words in result.stderr
         assert len(result.stderr.splitlines()) == 1
-    assert "Several runs also give" in CliRunner().invoke(app, ["--help"]).stdout
+    assert "Several runs also give" in CliRunner().invoke(app, ["report", "--help"]).stdout
+    explained = " ".join(CliRunner().invoke(app, ["--help"]).stdout.split())
+    assert "python -m reports RUN [RUN ...]" in explained and "table RESULTS" in explained

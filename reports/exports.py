@@ -1,0 +1,69 @@
+"""CSV files beside the page: scores per class or gene, predictions per sample, predictions per unit."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from core.files import write_text
+from reports.axis import axis_rows
+from reports.comparison import Comparison
+from reports.predicted import Predicted, read_predicted
+from reports.run_folder import RunRecord
+from reports.units import unit_rows
+
+
+def write_exports(comparison: Comparison, out: Path) -> None:
+    """Write per_class.csv (or per_gene.csv), predictions.csv and units.csv, each where there is something in it."""
+    noun = next((record.axis for record in comparison.scored), "class")
+    write_csv(out / f"per_{noun}.csv", pd.DataFrame(axis_rows(comparison)))
+    write_csv(out / "predictions.csv", prediction_table(comparison))
+    write_csv(out / "units.csv", pd.DataFrame(unit_rows(comparison)))
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table, floats to eight significant digits; an empty one leaves no file."""
+    if len(table):
+        write_text(path, table.to_csv(index=False, lineterminator="\n", float_format="%.8g"))
+
+
+def prediction_table(comparison: Comparison) -> pd.DataFrame:
+    """Give one row per test sample and model: on a client's set the model that it would use, on the held-out set all.
+
+    Classifiers have columns `true`, `predicted` and a score per class; regressions `true <gene>`, `predicted <gene>`.
+    """
+    parts = [part for record in comparison.scored for part in _parts(record)]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _parts(record: RunRecord) -> Iterator[pd.DataFrame]:
+    places = [(record.model_of(client), client) for client in record.clients]
+    for model, data in [*places, *((model, "held_out") for model in record.models)]:
+        predicted = read_predicted(record, model, data, scores=True)
+        if predicted is not None:
+            who = {"setting": record.setting, "seed": record.seed, "model": model, "data": data}
+            yield pd.DataFrame({**who, **_columns(predicted, record.classes)})
+
+
+def _columns(predicted: Predicted, names: list[str]) -> dict[str, Any]:
+    ids = predicted.samples_N if predicted.samples_N is not None else np.arange(len(predicted))
+    columns: dict[str, Any] = {"sample": ids}
+    if predicted.units_N is not None:
+        columns["unit"] = predicted.units_N
+    if predicted.of_classes:
+        columns |= {"true": _labels(predicted.target, names), "predicted": _labels(predicted.predicted, names)}
+        return columns | _wide("score", predicted.scores_NK, names)
+    return columns | _wide("true", predicted.target, names) | _wide("predicted", predicted.predicted, names)
+
+
+def _labels(codes_N: np.ndarray, names: list[str]) -> list[str]:
+    return [names[code] if 0 <= code < len(names) else str(code) for code in codes_N.tolist()]
+
+
+def _wide(kind: str, values_NK: np.ndarray | None, names: list[str]) -> dict[str, np.ndarray]:
+    if values_NK is None or values_NK.ndim != 2:
+        return {}
+    known = names if len(names) == values_NK.shape[1] else [str(at) for at in range(values_NK.shape[1])]
+    return {f"{kind} {name}": values_NK[:, at] for at, name in enumerate(known)}

@@ -1,12 +1,12 @@
 """The class table of a nuclei study: which sample is of which class, and what else its columns say of it."""
 
+import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from core.errors import UserError
 
@@ -70,19 +70,14 @@ def read_table(path: Path, *, unique: Sequence[str] = ()) -> list[Row]:
     Raises:
         UserError: The file is missing, lacks a column or a value, or lists a sample twice.
     """
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such class table; check options.class_table") from error
-    except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
-        raise UserError(f"{path}: not a CSV file ({' '.join(str(error).split())}); write it anew") from error
-    for column in (*COLUMNS, *unique):
-        if column not in frame.columns:
-            known = ", ".join(map(str, frame.columns))
-            raise UserError(f"{path}: no column {column!r}, only {known}; add the column or correct its name")
-    if frame.empty:
+    records = _records(path)
+    if not records:
         raise UserError(f"{path}: holds no rows; list at least one sample")
-    rows = [_row(path, line, record) for line, record in enumerate(frame.to_dict("records"), start=2)]
+    columns = records[0][1]
+    for column in (*COLUMNS, *unique):
+        if column not in columns:
+            raise UserError(f"{path}: no column {column!r}, only {', '.join(columns)}; add it or correct its name")
+    rows = [_row(path, line, record) for line, record in records]
     _refuse_repeats(path, rows, unique)
     return sorted(rows, key=lambda row: row.sample)
 
@@ -112,8 +107,24 @@ def select(path: Path, rows: Sequence[Row], selection: Selection) -> list[Row]:
     return _thinned(kept, selection.sample_percent)
 
 
-def _row(path: Path, line: int, record: Mapping[object, object]) -> Row:
-    columns = {str(key): str(value).strip() for key, value in record.items()}
+def _records(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Read a CSV file as text: line number and values by column."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, skipinitialspace=True, strict=True)
+            lines = [(reader.line_num, [value.strip() for value in values]) for values in reader if values]
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such class table; check options.class_table") from error
+    except (csv.Error, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: not a CSV file ({error}); write it anew") from error
+    header = lines[0][1] if lines else []
+    for line, values in lines[1:]:
+        if len(values) != len(header):
+            raise UserError(f"{path}: line {line}: {len(values)} values for {len(header)} columns; correct the line")
+    return [(line, dict(zip(header, values, strict=True))) for line, values in lines[1:]]
+
+
+def _row(path: Path, line: int, columns: Mapping[str, str]) -> Row:
     sample, class_id, class_name = (columns[key] for key in ("sample_id", "class_id", "class_name"))
     if not re.fullmatch(r"[\w][\w .+-]*", sample):
         raise UserError(f"{path}: line {line}: sample_id {sample!r} is not a folder name; correct it")

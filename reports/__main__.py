@@ -20,6 +20,9 @@ from reports.report import find_runs, write_page
 from reports.run_folder import RunRecord
 from reports.tables import headline_table
 
+METRICS = 2
+"""Columns of scores that fit a terminal."""
+
 
 class ReportUnlessTold(TyperGroup):
     """Takes arguments that start with no command as run folders to report on."""
@@ -87,9 +90,12 @@ def _common_folder(folders: list[Path]) -> Path:
 
 def _show(comparison: Comparison) -> None:
     content = headline_table(comparison)
-    shown = Table(*content.columns, title=comparison.task)
+    chosen = [*range(min(len(content.columns) - 1, 2 + METRICS)), len(content.columns) - 1]
+    shown = Table(title=comparison.task)
+    for at in chosen:
+        shown.add_column(content.columns[at], no_wrap=at != 1)
     for row in content.rows:
-        shown.add_row(*(cell.text for cell in row))
+        shown.add_row(*(row[at].text for at in chosen))
     console = Console()
     if content.rows:
         console.print(shown)

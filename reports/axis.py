@@ -163,7 +163,7 @@ def _shown(scores: AxisScores, primary: str, higher_is_better: bool) -> tuple[li
     rows = [*defined[:half], None, *defined[max(half, len(defined) - half) :]]
     undefined = len(everyone) - len(defined)
     note = f" The {half} best and the {half} worst of {len(everyone)} by {metric_name(column)}, mean over settings"
-    return rows, f"{note}{f'; {undefined} are undefined' if undefined else ''}. All are in per_{scores.noun}.csv."
+    return rows, f"{note}{f'; {undefined} undefined' if undefined else ''}. All are in per_{scores.noun}.csv."
 
 
 def _place(comparison: Comparison) -> str:

@@ -10,7 +10,7 @@ from reports.numbers import Interval, Spread
 from reports.predicted import Predicted, predicted_on
 from reports.run_folder import SETTINGS, RunRecord
 
-MAIN = 6
+MAIN = 4
 """Metrics beside the loss that have room in a table."""
 KNOWN = ("accuracy", "balanced_accuracy", "f1_macro", "spearman", "pearson", "r2", "mse", "mae")
 """In the order in which tables name them; others follow by name."""
@@ -85,6 +85,11 @@ class Comparison:
     def main_metrics(self) -> list[str]:
         """Those that have room in a table and get a curve: the first few, and the loss."""
         return [name for at, name in enumerate(self.metrics) if at < MAIN or name == "loss"]
+
+    @property
+    def main_counts(self) -> list[str]:
+        """Those that say how many classes or genes a mean leaves out."""
+        return [name for name in self.counts if name.startswith("undefined")]
 
     @property
     def settings(self) -> list[str]:

@@ -15,7 +15,7 @@ def confusion_matrices(comparison: Comparison) -> dict[str, Figure]:
     """Draw the matrices of every setting; for a single local run also one per client's model."""
     classes = next((record.classes for record in comparison.scored), [])
     place = "held-out set" if comparison.main_data == "held_out" else "own test sets together"
-    figures = {}
+    figures, of_units = {}, {}
     for setting in comparison.settings:
         group = [record for record in comparison.scored if record.setting == setting]
         end = "" if len(comparison.settings) == 1 else f"_{setting}"
@@ -26,13 +26,13 @@ def confusion_matrices(comparison: Comparison) -> dict[str, Figure]:
             figures[f"confusion_matrix_normalized{end}"] = normalised(counts, classes, title)
         units = unit_matrix(comparison, setting)
         if units is not None:
-            figures[f"confusion_matrix_units{end}"] = raw(units, classes, f"{title}, per unit")
+            of_units[f"confusion_matrix_units{end}"] = raw(units, classes, f"{title}, per unit")
         if setting == "local" and len(comparison.records) == 1:
             for client in group[0].models:
                 own = _sum_matrices([(group[0], client)], comparison.main_data)
                 if own is not None and comparison.main_data == "held_out":
                     figures[f"confusion_matrix_of_{client}"] = raw(own, classes, f"model of {client}, {place}")
-    return figures
+    return figures | of_units
 
 
 def raw(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
@@ -43,7 +43,7 @@ def raw(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
 def normalised(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     """Draw the share of each true class (row) that is predicted as each class; a class without samples stays empty."""
     shares, support = _shares(counts), counts.sum(1)
-    title = f"{title}, shares of the true class"
+    title = f"{title}, shares"
     return _matrix(counts, classes, title, lambda row, column: f"{shares[row, column]:.2f}" if support[row] else "")
 
 
@@ -57,7 +57,7 @@ def _matrix(counts: np.ndarray, classes: Sequence[str], title: str, text: Callab
     axes.set(xlabel="predicted", ylabel="true class")
     axes.set_title(title, fontsize=9.5, loc="left")
     if len(names) <= MAX_ANNOTATED:
-        annotate(axes, 1 - shares, text, True)
+        annotate(axes, 1 - shares, text, bright_is_high=True, middle=0.5)
     figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.046)
     return figure
 

@@ -75,12 +75,20 @@ def matrix_axes(axes: Axes, columns: Sequence[str], rows: Sequence[str]) -> None
     axes.spines[:].set_visible(False)
 
 
-def annotate(axes: Axes, values: np.ndarray, text: Callable[[int, int], str], bright_is_high: bool) -> None:
-    """Write into every cell, dark on bright and bright on dark."""
+def annotate(
+    axes: Axes,
+    values: np.ndarray,
+    text: Callable[[int, int], str],
+    *,
+    bright_is_high: bool,
+    middle: float | None = None,
+) -> None:
+    """Write into every cell, dark on bright and bright on dark; `middle` is that of the colours, else of the values."""
     defined = values[~np.isnan(values)]
-    middle = (defined.min() + defined.max()) / 2 if defined.size else 0.0
+    if middle is None:
+        middle = (defined.min() + defined.max()) / 2 if defined.size else 0.0
     for (row, column), value in np.ndenumerate(values):
-        bright = math.isnan(value) or (value > middle) == bright_is_high or defined.min() == defined.max() == 1
+        bright = math.isnan(value) or (value > middle) == bright_is_high
         axes.text(
             column, row, text(row, column), ha="center", va="center", fontsize=8, color="#111" if bright else "#fff"
         )

@@ -9,7 +9,11 @@ UNDEFINED = "undefined"
 NOT_RUN = "\N{EN DASH}"
 METRIC_NAMES = {
     "f1_macro": "macro-F1",
+    "f1_macro_all": "macro-F1, all classes",
+    "f1_weighted": "weighted F1",
     "f1": "F1",
+    "top2_accuracy": "top-2 accuracy",
+    "nucleus_f1_macro": "nucleus macro-F1",
     "dice": "Dice",
     "iou": "IoU",
     "mse": "MSE",
@@ -17,6 +21,8 @@ METRIC_NAMES = {
     "r2": "R²",
     "spearman": "Spearman",
     "pearson": "Pearson",
+    "samplewise_spearman": "Spearman within samples",
+    "baseline_mse": "MSE of the baseline",
 }
 
 

@@ -93,7 +93,7 @@ def learning_rate_curve(groups: dict[str, list[RunRecord]]) -> Figure:
     elif drawn:
         axes.set_ylim(0, max(drawn) * 1.08)
     axes.set(xlabel=axis_label(everyone), ylabel="learning rate")
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    _whole_steps(axes, 8)
     legend_above(figure, axes, columns=2)
     return figure
 
@@ -112,7 +112,7 @@ def per_client_curves(groups: dict[str, list[RunRecord]], clients: Sequence[str]
             one = curve(group, everyone, "val", client, metric)
             _draw(panel, one, COLOURS[setting], STYLES[setting], LABELS[setting])
         panel.set_title(client, fontsize=9.5, loc="left")
-        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        _whole_steps(panel, 5)
     for panel in panels[len(shown) :]:
         panel.set_visible(False)
     more = f" (first {MAX_PANELS} of {len(clients)} clients)" if len(clients) > MAX_PANELS else ""
@@ -171,7 +171,12 @@ def cross_site(matrix: CrossSite, comparison: Comparison) -> Figure:
     matrix_axes(axes, names, matrix.models)
     axes.set(xlabel="test set", ylabel="model")
     if annotated:
-        annotate(axes, values, lambda row, column: _short(matrix.scores[row][column]), comparison.higher_is_better)
+        annotate(
+            axes,
+            values,
+            lambda row, column: _short(matrix.scores[row][column]),
+            bright_is_high=comparison.higher_is_better,
+        )
     figure.colorbar(image, ax=axes, label=metric_name(comparison.primary), fraction=0.05)
     return figure
 
@@ -203,7 +208,15 @@ def _draw(axes: Axes, one: Curve, colour: str, style: str, label: str) -> None:
 
 def _finish_time_axis(axes: Axes, records: Sequence[RunRecord], metric: str) -> None:
     axes.set(xlabel=axis_label(records), ylabel=metric_name(metric))
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    _whole_steps(axes, 8)
+
+
+def _whole_steps(axes: Axes, most: int) -> None:
+    """Mark whole epochs or rounds only, a single one in the middle."""
+    low, high = axes.get_xlim()
+    if high - low < 1:
+        axes.set_xlim(low - 0.5, high + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(most, integer=True, min_n_ticks=1))
 
 
 def _height(comparison: Comparison) -> float:
@@ -224,7 +237,7 @@ def _whisker(spread: Spread, interval: object) -> tuple[float, float]:
     low, high = getattr(interval, "low", None), getattr(interval, "high", None)
     if low is not None and high is not None:
         return max(0.0, spread.mean - low), max(0.0, high - spread.mean)
-    return (0.0, 0.0) if math.isnan(spread.sd) else (spread.sd, spread.sd)
+    return spread.sd, spread.sd
 
 
 def _short(spread: Spread) -> str:

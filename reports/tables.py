@@ -41,13 +41,13 @@ class Table:
 def headline_table(comparison: Comparison) -> Table:
     """Setting x metric on the held-out set, on the clients' test sets together, and as mean of the clients' scores."""
     metrics = comparison.main_metrics
-    names = [metric_name(name) for name in (*metrics, *comparison.counts)]
+    names = [metric_name(name) for name in (*metrics, *comparison.main_counts)]
     rows = [
         [
             Cell(line.setting, "text"),
             Cell(DATA_NAMES[line.data], "text"),
             *(_headline_cell(line, metric, comparison.primary) for metric in metrics),
-            *(Cell(amount(line.counts.get(name, []))) for name in comparison.counts),
+            *(Cell(amount(line.counts.get(name, []))) for name in comparison.main_counts),
             Cell(f"{line.support:,}"),
         ]
         for line in comparison.headline
@@ -56,17 +56,19 @@ def headline_table(comparison: Comparison) -> Table:
 
 
 def further_table(comparison: Comparison) -> Table:
-    """Setting x metric, for those that had no room in the headline table."""
+    """Setting x metric, for those that had no room in the headline table, and numbers that are no scores."""
     metrics = [name for name in comparison.metrics if name not in comparison.main_metrics]
+    counts = [name for name in comparison.counts if name not in comparison.main_counts]
     rows = [
         [
             Cell(line.setting, "text"),
             Cell(DATA_NAMES[line.data], "text"),
             *(_headline_cell(line, metric, comparison.primary) for metric in metrics),
+            *(Cell(amount(line.counts.get(name, []))) for name in counts),
         ]
         for line in comparison.headline
     ]
-    return Table(["setting", "test set", *map(metric_name, metrics)], rows if metrics else [])
+    return Table(["setting", "test set", *map(metric_name, [*metrics, *counts])], rows if metrics or counts else [])
 
 
 def client_table(comparison: Comparison) -> Table:
@@ -214,6 +216,8 @@ def _client_note(comparison: Comparison, price: bool, gain: bool) -> str:
         )
     if any(row.gain_interval for row in comparison.per_client):
         notes.append(f"Brackets: bootstrap 95 % intervals over {_drawn(comparison)}, for the gain paired by sample.")
+    elif not any(interval for row in comparison.per_client for interval in row.intervals.values()):
+        notes.append(_no_interval(comparison))
     return " ".join(notes)
 
 
@@ -223,10 +227,7 @@ def _headline_note(comparison: Comparison) -> str:
     if any(line.interval for line in comparison.headline):
         notes.append(f"In brackets the bootstrap 95 % interval over {_drawn(comparison)}.")
     elif comparison.headline:
-        notes.append(
-            f"No interval for {metric_name(comparison.primary)}: it does not follow from the stored predictions, or a "
-            f"test set has fewer than {MIN_UNITS} biological units."
-        )
+        notes.append(_no_interval(comparison))
     if "local" in comparison.settings:
         notes.append("Local: on the held-out set the mean over the clients' models with their range; on the clients' ")
         notes[-1] += "test sets every client's own model on its own samples."
@@ -238,6 +239,13 @@ def _headline_note(comparison: Comparison) -> str:
             "the score of all clients' test sets comes from all predictions at once, and may be another number."
         )
     return " ".join(notes)
+
+
+def _no_interval(comparison: Comparison) -> str:
+    return (
+        f"No interval for {metric_name(comparison.primary)} where it does not follow from the stored predictions, or "
+        f"where a test set has fewer than {MIN_UNITS} biological units."
+    )
 
 
 def _drawn(comparison: Comparison) -> str:

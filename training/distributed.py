@@ -2,7 +2,7 @@
 
 Each process works on its share of every batch; gradients are summed once per optimizer step, each weighted by its
 samples, so that the result is that of one process with the whole batch. That sum is ours instead of torch's
-DistributedDataParallel: shares may differ in size or be empty, and tasks call parts of the network, not its `forward`.
+DistributedDataParallel: shares may differ in size, and tasks call parts of the network, not its `forward`.
 """
 
 import contextlib
@@ -16,7 +16,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from core.errors import UserError
-from training.parameters import trainable_state
 
 Value = TypeVar("Value")
 
@@ -77,18 +76,6 @@ class Group:
         for parameter, gradient, count in zip(trained, summed, flat[: len(trained)].tolist(), strict=True):
             parameter.grad = gradient.view_as(parameter).to(parameter.dtype) if count else None
 
-    def average_buffers(self, network: nn.Module, samples: int) -> None:
-        """Average the statistics of layers that train by the samples each process saw; of counters take the highest."""
-        if self.size == 1:
-            return
-        parameters = dict(network.named_parameters())
-        buffers = {name: value for name, value in trainable_state(network).items() if name not in parameters}
-        everyone = self.gather((samples, {name: value.cpu() for name, value in buffers.items()}))
-        total = sum(count for count, _ in everyone)
-        for name, buffer in buffers.items():
-            values = [(count / total, state[name]) for count, state in everyone]
-            buffer.copy_(_average(values) if buffer.is_floating_point() else max(value for _, value in values))
-
 
 ALONE = Group()
 
@@ -127,7 +114,3 @@ def refuse_processes(command: str) -> None:
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-
-
-def _average(weighted: list[tuple[float, Tensor]]) -> Tensor:
-    return torch.stack([weight * value.double() for weight, value in weighted]).sum(dim=0)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.errors import UserError
 from core.progress import bar
 from core.randomness import seed_for, seeded_torch
 from training.config import Train
@@ -24,6 +25,7 @@ from training.loading import load_batches, reseed, shuffled_batches
 from training.optimizers import build_optimizer
 from training.parameters import held_back, training_mode
 from training.schedules import Plateau
+from training.synced_batchnorm import synced_batchnorm
 from training.task import Batch, Samples, Task
 
 Penalty = Callable[[nn.Module], Tensor]
@@ -115,7 +117,8 @@ class Trainer:
         ranked = (self.group.rank,) if self.group.rank else ()  # Else all processes would drop the same units.
         with held_back(self.network, self.task.waiting(epoch)):
             training_mode(self.network, freeze_batchnorm=self.freeze_batchnorm)
-            with seeded_torch(self.seed, "layers", self.client, epoch, *ranked):
+            layers = seeded_torch(self.seed, "layers", self.client, epoch, *ranked)
+            with layers, synced_batchnorm(self.network, self.group.size):
                 for number, step in enumerate(steps):
                     self._set_rate(epoch, number, len(steps))
                     done = self._step(itertools.islice(watched, len(step.batches)), step)
@@ -125,7 +128,6 @@ class Trainer:
                     else:
                         _add(sums, done)
                         own += sum(map(len, step.batches))
-            self.group.average_buffers(self.network, own)
         losses, seen = self._joined(sums, own)
         if not all(math.isfinite(value) for value in losses.values()):
             raise NotFiniteError(
@@ -157,15 +159,20 @@ class Trainer:
             self.plateau.load_state_dict(state["plateau"])
 
     def _plan(self, count: int, epoch: int) -> list[Step]:
-        """Cut the epoch into steps, and each batch into the shares of the processes."""
-        size = self.options.batch_size * self.group.size
-        batches = shuffled_batches(count, size, self.seed, self.client, epoch)[: self.options.limit_batches]
+        """Cut the epoch into steps, and each batch into the shares of the processes, none of them empty."""
+        processes = self.group.size
+        if count < processes:
+            raise UserError(
+                f"{self.client}: {count} training samples cannot be shared by {processes} processes; start fewer"
+            )
+        size, smallest = self.options.batch_size * processes, max(2, processes)
+        batches = shuffled_batches(count, size, self.seed, self.client, epoch, smallest=smallest)
+        batches = batches[: self.options.limit_batches]
         every = self.options.accumulate
         steps = []
         for start in range(0, len(batches), every):
             together = batches[start : start + every]
-            shares = [share for batch in together if (share := self.group.share(batch))]
-            steps.append(Step(shares, sum(map(len, together))))
+            steps.append(Step([self.group.share(batch) for batch in together], sum(map(len, together))))
         return steps
 
     def _step(self, loaded: Iterator[Batch], step: Step) -> dict[str, Tensor] | None:

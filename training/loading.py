@@ -85,14 +85,17 @@ def reseed(samples: Samples, seed: int) -> None:
         samples.reseed(seed)
 
 
-def shuffled_batches(count: int, size: int, seed: int, client: str, epoch: int) -> list[list[int]]:
+def shuffled_batches(
+    count: int, size: int, seed: int, client: str, epoch: int, *, smallest: int = 2
+) -> list[list[int]]:
     """Cut a permutation, a pure function of (seed, client, epoch), into batches.
 
-    A last batch of one sample joins the one before it: BatchNorm cannot train on a single value.
+    A last batch of fewer than `smallest` samples joins the one before it: BatchNorm cannot train on a single value,
+    and several processes need one each.
     """
     order = generator(seed, "shuffle", client, epoch).permutation(count)
     batches = [order[start : start + size].tolist() for start in range(0, count, size)]
-    if size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
+    if size >= smallest and len(batches) > 1 and len(batches[-1]) < smallest:
         batches[-2:] = [batches[-2] + batches[-1]]
     return batches
 

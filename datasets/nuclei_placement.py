@@ -22,7 +22,7 @@ class Placement:
 
     Attributes:
         client_key: Column of the class table that names the client.
-        held_out: Value of that column whose nuclei belong to nobody.
+        held_out: Value of that column whose nuclei belong to nobody, as those with the value `held_out` always do.
         partition: How clients are made where no column names them.
         clients: Number of clients to make.
         alpha: Concentration of the `dirichlet` partition; small values skew labels.
@@ -47,6 +47,8 @@ class Placement:
             raise UserError(
                 "client_key, partition: give one of the two, a column that names clients or a way to make them"
             )
+        if self.client_key is None and self.held_out != HELD_OUT:
+            raise UserError(f"held_out: {self.held_out!r} has no effect without client_key; leave it out")
         if (self.partition is None) != (self.clients is None):
             raise UserError("partition, clients: belong together; give both or neither")
         if (self.partition == "dirichlet") != (self.alpha is not None):
@@ -95,6 +97,9 @@ def _clients(path: Path, rows: Sequence[Row], placement: Placement) -> dict[str,
     samples = [row.sample for row in rows]
     if placement.client_key is not None:
         named = {row.sample: _value(path, row, placement.client_key) for row in rows}
+        if placement.held_out not in (HELD_OUT, *named.values()):
+            known = ", ".join(sorted(set(named.values())))
+            raise UserError(f"{path}: {placement.client_key}: no sample of {placement.held_out!r}, only of {known}")
         return {sample: HELD_OUT if name == placement.held_out else name for sample, name in named.items()}
     assert placement.clients is not None
     if placement.partition == "evenly":

@@ -52,7 +52,7 @@ def list_slices(folder: Path) -> SliceFiles:
 
 
 def read_slice(path: Path) -> npt.NDArray[Any]:
-    """Decode one slice, shape [height, width].
+    """Decode one slice, shape [height, width], in the byte order of this machine.
 
     Raises:
         UserError: The file is missing, cut short or damaged, or holds several pages or channels.
@@ -74,4 +74,4 @@ def read_slice(path: Path) -> npt.NDArray[Any]:
         raise UserError(f"{path}: {pages} pages of shape {shape}; a slice is one single-channel 2-D image")
     if values is None or values.shape != shape:
         raise UserError(f"{path}: the TIFF file is cut short; restore the file")
-    return np.asarray(values)
+    return np.asarray(values.astype(values.dtype.newbyteorder("="), copy=False))

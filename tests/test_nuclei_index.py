@@ -162,3 +162,14 @@ def test_ids_are_text_and_spaces_after_commas_do_not_count(tmp_path):
         write_nucleus(tmp_path / f"{number:04d}", volume(number))
     write_table(tmp_path / "classes.csv", ["1, Glia, 0011", "1, Glia, 2", "1, Glia, 01"])
     assert [one.sample for one in opened(tmp_path).nuclei] == ["0001", "0002", "0011"]
+
+
+def test_the_byte_order_of_a_file_does_not_matter(tmp_path):
+    values = volume(1, dtype=np.uint16) * 200
+    for name, order in (("a", "<"), ("b", ">")):
+        write_slices(tmp_path / name / "mask", volume(1))
+        (tmp_path / name / "raw").mkdir()
+        for number, one in enumerate(values):
+            tifffile.imwrite(tmp_path / name / "raw" / f"{number}.tif", one, byteorder=order)
+    found = index_volumes(tmp_path, ["a", "b"])
+    assert found["a"].sha256 == found["b"].sha256 and found["b"].high == values.max()

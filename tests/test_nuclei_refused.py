@@ -196,11 +196,17 @@ def test_filters_that_leave_nothing_or_name_nothing(tmp_path, selection, parts):
         ({"client_key": "site", "clients": 3}, "partition, clients: belong together"),
         ({"partition": "dirichlet", "clients": 2}, "alpha: belongs to partition: dirichlet"),
         ({"partition": "evenly", "clients": 2, "alpha": 1.0}, "alpha"),
+        ({"partition": "evenly", "clients": 2, "held_out": "x"}, "held_out: 'x' has no effect without client_key"),
         ({"client_key": "site", "fractions": (0.9, 0.1, 0.0)}, "fractions"),
     ],
 )
 def test_placements_that_contradict_themselves(changes, part):
     refused(lambda: Placement(**changes), part)
+
+
+def test_a_held_out_value_that_is_not_there(tmp_path):
+    placement = Placement(client_key="site", held_out="south")
+    refused(lambda: opened(study_folder(tmp_path), placement=placement), "site: no sample of 'south', only of north")
 
 
 def test_too_few_nuclei_for_three_splits(tmp_path):

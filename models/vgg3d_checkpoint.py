@@ -15,7 +15,7 @@ from torch import Tensor
 from core.errors import UserError
 from models import tensor_files
 from models.vgg3d import Features
-from models.vgg3d_shape import MODULES_PER_CONVOLUTION
+from models.vgg3d_shape import MODULES_PER_CONVOLUTION, VGG3DShape
 
 WRAPPER = "module."
 """What `DataParallel` puts in front of every name."""
@@ -68,6 +68,11 @@ class Loaded:
     mismatching: tuple[str, ...]
     unknown: tuple[str, ...]
 
+    @property
+    def complete(self) -> bool:
+        """Whether everything fits and nothing is left over."""
+        return not (self.missing or self.mismatching or self.unknown)
+
 
 def read(path: Path) -> Checkpoint:
     """Read a file.
@@ -105,24 +110,27 @@ def load_features(
     Raises:
         UserError: Something does not fit; or, partial, nothing does.
     """
-    expected, found = network.shape.layout(), dict(checkpoint.features)
-    channels = network.shape.input_fmaps
-    if adapt_channels and checkpoint.channels != channels:
-        found[FIRST_CONVOLUTION] = adapt_first_conv(found[FIRST_CONVOLUTION], channels)
-    mismatching = tuple(name for name in expected if name in found and tuple(found[name].shape) != expected[name])
-    report = Loaded(
-        loaded=tuple(name for name in expected if name in found and name not in mismatching),
-        missing=tuple(name for name in expected if name not in found),
-        mismatching=mismatching,
-        unknown=tuple(name for name in found if name not in expected),
-    )
-    if not report.loaded or not (allow_partial or len(report.loaded) == len(expected) == len(found)):
-        raise UserError(_refusal(checkpoint, network, report))
+    report = compare(network.shape, checkpoint, adapt_channels=adapt_channels)
+    if not report.loaded or not (allow_partial or report.complete):
+        raise UserError(_refusal(checkpoint, network.shape, report))
+    found = _fitted(network.shape, checkpoint, adapt_channels)
     own = {f"features.{name}": value for name, value in network.state_dict(keep_vars=True).items()}
     with torch.no_grad():
         for name in report.loaded:
             own[name].copy_(found[name])
     return report
+
+
+def compare(shape: VGG3DShape, checkpoint: Checkpoint, *, adapt_channels: bool = False) -> Loaded:
+    """Say what of a checkpoint fits a network; arguments as in `load_features`."""
+    expected, found = shape.layout(), _fitted(shape, checkpoint, adapt_channels)
+    mismatching = tuple(name for name in expected if name in found and tuple(found[name].shape) != expected[name])
+    return Loaded(
+        loaded=tuple(name for name in expected if name in found and name not in mismatching),
+        missing=tuple(name for name in expected if name not in found),
+        mismatching=mismatching,
+        unknown=tuple(name for name in found if name not in expected),
+    )
 
 
 def adapt_first_conv(weight: Tensor, channels: int) -> Tensor:
@@ -138,9 +146,17 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().to(torch.float32) if tensor.is_floating_point() else tensor.detach()
 
 
-def _refusal(checkpoint: Checkpoint, network: Features, report: Loaded) -> str:
+def _fitted(shape: VGG3DShape, checkpoint: Checkpoint, adapt_channels: bool) -> dict[str, Tensor]:
+    """Give the stored features, the first convolution fitted to the channels where that is asked for."""
+    found = dict(checkpoint.features)
+    if adapt_channels and checkpoint.channels != shape.input_fmaps:
+        found[FIRST_CONVOLUTION] = adapt_first_conv(found[FIRST_CONVOLUTION], shape.input_fmaps)
+    return found
+
+
+def _refusal(checkpoint: Checkpoint, shape: VGG3DShape, report: Loaded) -> str:
     """Name the first tensor that does not fit, how many there are of each kind, and what to change."""
-    expected = network.shape.layout()
+    expected = shape.layout()
     if report.mismatching:
         name = report.mismatching[0]
         fault = f"{name} has shape {tuple(checkpoint.features[name].shape)}, the network needs {expected[name]}"
@@ -152,14 +168,14 @@ def _refusal(checkpoint: Checkpoint, network: Features, report: Loaded) -> str:
         f"{len(report.loaded)} fit, {len(report.missing)} missing, {len(report.mismatching)} of another shape, "
         f"{len(report.unknown)} unknown"
     )
-    return f"{checkpoint.path}: {fault} ({counts}); {_remedy(checkpoint, network, report)}"
+    return f"{checkpoint.path}: {fault} ({counts}); {_remedy(checkpoint, shape, report)}"
 
 
-def _remedy(checkpoint: Checkpoint, network: Features, report: Loaded) -> str:
-    if report.mismatching == (FIRST_CONVOLUTION,) and checkpoint.channels != network.shape.input_fmaps:
+def _remedy(checkpoint: Checkpoint, shape: VGG3DShape, report: Loaded) -> str:
+    if report.mismatching == (FIRST_CONVOLUTION,) and checkpoint.channels != shape.input_fmaps:
         return f"set adapt_first_conv to use weights for {checkpoint.channels} channels"
     stages = checkpoint.widths
     counts, widths = tuple(map(len, stages)), tuple(stage[0] for stage in stages)
-    if (counts, widths) != (network.shape.n_convolutions, network.shape.widths):
+    if (counts, widths) != (shape.n_convolutions, shape.widths):
         return f"the file has n_convolutions {counts} with {widths} feature maps: build the network like this"
     return "give a complete checkpoint, or set allow_partial"

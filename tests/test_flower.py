@@ -1,5 +1,6 @@
 """Real Flower: an isolated `flwr run` on Ray through the command a user types."""
 
+import importlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from fl.processes import marked
 from tests.conftest import Finished
 
 ROOT = Path(__file__).resolve().parent.parent
+OTHERS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != "nicheformer")
 SMALL = ["federation.rounds=2", "federation.local_epochs=1", "options.random_backbone.context_length=16"]
 
 pytestmark = pytest.mark.slow
@@ -45,6 +47,17 @@ def test_weights_are_equal_in_one_process_and_on_ray_with_one_worker_and_two(stu
         assert run.json("status")["status"] == "completed"
         assert (run.folder / "report.html").exists()
     assert not marked("")
+
+
+@pytest.mark.parametrize("config", OTHERS, ids=[path.stem for path in OTHERS])
+def test_weights_of_every_task_are_equal_in_one_process_and_on_ray(config: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    importlib.import_module(f"datasets.synthetic.{config.stem}").make(data)
+    overrides = [f"options.data={data}", "federation.rounds=2", "federation.local_epochs=1"]
+    runs = [federate(tmp_path / engine, config, engine, *overrides) for engine in ("inprocess", "flower")]
+    assert [code for _, code, _ in runs] == [0, 0], [error for *_, error in runs]
+    assert runs[0][0].hashes == runs[1][0].hashes
+    assert len({(run.folder / "eval_summary.json").read_text() for run, *_ in runs}) == 1
 
 
 @pytest.fixture

@@ -27,12 +27,12 @@ HELD_OUT = "held_out"
 
 @dataclass(frozen=True)
 class Placement:
-    """How tiles are given to clients and splits. Either `client_key` or `client_count` is set.
+    """How tiles are given to clients and splits. Either `client_key` or `clients` is set.
 
     Attributes:
         client_key: Column that names the client.
         held_out: Value of that column whose tiles belong to nobody, as those of `held_out` always do.
-        client_count: Number of clients to deal the groups to, where no column names them.
+        clients: Number of clients to deal the groups to, where no column names them.
         split: CSV with path, group_id and split; None to draw splits here.
         fractions: Shares of train, val and test, in groups, for splits drawn here.
         seed: Seed of clients and splits made here.
@@ -40,7 +40,7 @@ class Placement:
 
     client_key: str | None = None
     held_out: str | None = None
-    client_count: int | None = None
+    clients: int | None = None
     split: Path | None = None
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
     seed: int = 0
@@ -48,10 +48,10 @@ class Placement:
     def __post_init__(self) -> None:
         """Refuse what contradicts itself or has no effect."""
         check_fractions(self.fractions)
-        if (self.client_key is None) == (self.client_count is None):
+        if (self.client_key is None) == (self.clients is None):
             found = "neither" if self.client_key is None else "both"
             raise UserError(
-                f"{found} client_key and client_count given; set one, a column that names clients or their number"
+                f"{found} client_key and partition_clients given; set one, a column that names clients or their number"
             )
         if self.held_out is not None and self.client_key is None:
             raise UserError(f"held_out_client {self.held_out!r} has no effect without client_key; set that or drop it")
@@ -184,8 +184,8 @@ class Study:
 def _clients(table: Table, placement: Placement) -> npt.NDArray[np.str_]:
     """Give the client of every tile."""
     if table.clients is None:
-        assert placement.client_count is not None
-        owner = evenly(table.groups.tolist(), placement.client_count, seed=placement.seed)
+        assert placement.clients is not None
+        owner = evenly(table.groups.tolist(), placement.clients, seed=placement.seed)
         return np.asarray([owner[group] for group in table.groups.tolist()], dtype=np.str_)
     if placement.held_out is None:
         return table.clients

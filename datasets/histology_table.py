@@ -122,12 +122,12 @@ def refuse_shared(groups_N: npt.NDArray[np.str_], owners_N: npt.NDArray[np.str_]
     Raises:
         UserError: Names the first such group, two of its owners and a row of each.
     """
-    first: dict[str, int] = {}
+    first: dict[str, tuple[int, str]] = {}
     for at, (group, owner) in enumerate(zip(groups_N.tolist(), owners_N.tolist(), strict=True)):
-        seen = first.setdefault(group, at)
-        if owners_N[seen] != owner:
+        seen, other = first.setdefault(group, (at, owner))
+        if other != owner:
             raise UserError(
-                f"{source} {group!r} is in two places: {kind} {owners_N[seen]!r} ({row_name(seen)}) and {owner!r} "
+                f"{source} {group!r} is in two places: {kind} {other!r} ({row_name(seen)}) and {owner!r} "
                 f"({row_name(at)}); a group goes to one of them as a whole"
             )
 

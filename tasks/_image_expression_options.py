@@ -19,8 +19,8 @@ class ImageExpressionOptions(Task):
     group_key: str = "group_id"
     """Column of the patient, slide or donor: never in two splits or at two clients."""
     client_key: str | None = None
-    """Column that names the client; without it set client_count."""
-    client_count: int | None = Field(None, ge=1)
+    """Column that names the client; without it set partition_clients."""
+    partition_clients: int | None = Field(None, ge=1)
     """Clients to deal the groups to evenly, where no column names them."""
     held_out_client: str | None = None
     """Value of client_key that belongs to no client."""
@@ -70,7 +70,7 @@ class ImageExpressionOptions(Task):
         return Placement(
             client_key=self.client_key,
             held_out=self.held_out_client,
-            client_count=self.client_count,
+            clients=self.partition_clients,
             split=self.split,
             fractions=self.fractions,
             seed=self.split_seed,

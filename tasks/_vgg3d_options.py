@@ -12,7 +12,7 @@ from datasets.nuclei_placement import HELD_OUT, Placement
 from datasets.nuclei_positions import Counting
 from datasets.nuclei_table import Selection
 from models.vgg3d_shape import CHROMATIN, VGG3DShape
-from training.options import DataPath, Options
+from training.options import DataPath, Options, named
 from training.task import Task
 
 MIB = 1024**2
@@ -45,6 +45,34 @@ class Backbone(Options):
         return VGG3DShape(**self.model_dump())
 
 
+class Evenly(Options):
+    """Nuclei are dealt at random."""
+
+    name: Literal["evenly"] = "evenly"
+    clients: Count
+    """Number of clients to make."""
+
+
+class Ranges(Evenly):
+    """Runs of sample ids, as when ids were given out site by site."""
+
+    name: Literal["ranges"] = "ranges"  # type: ignore[assignment]
+
+
+class Dirichlet(Evenly):
+    """Skewed labels (Hsu et al. 2019, arXiv:1909.06335)."""
+
+    name: Literal["dirichlet"] = "dirichlet"  # type: ignore[assignment]
+    alpha: float = Field(gt=0)
+    """Concentration: 0.1 skews labels strongly, 100 hardly."""
+
+
+Partition = Annotated[
+    Annotated[Evenly | Ranges | Dirichlet, Field(discriminator="name")],
+    named("evenly"),
+]
+
+
 class VGG3DOptions(Task):
     """What `options:` of a VGG3D config takes."""
 
@@ -54,13 +82,9 @@ class VGG3DOptions(Task):
     """Column of the class table that names the client; or set `partition`."""
     held_out_client: str = HELD_OUT
     """Value of `client_key` whose nuclei belong to no client."""
-    partition: Literal["evenly", "ranges", "dirichlet"] | None = None
-    """How nuclei are divided among `partition_clients` clients where no column names them: at random, by ranges of
-    ids, or with skewed labels."""
-    partition_clients: int | None = Field(None, ge=1)
-    """Number of clients that `partition` makes."""
-    partition_alpha: float | None = Field(None, gt=0)
-    """Concentration of the dirichlet partition: 0.1 skews labels strongly, 100 hardly."""
+    partition: Partition | None = None
+    """How nuclei are divided where no column names clients: evenly, ranges or dirichlet, with the number of `clients`;
+    dirichlet also with `alpha`, its concentration: 0.1 skews labels strongly, 100 hardly."""
     split_key: str | None = None
     """Column of the class table with train, val and test; by default splits are made here, by nucleus and class."""
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
@@ -139,9 +163,9 @@ class VGG3DOptions(Task):
         return Placement(
             client_key=self.client_key,
             held_out=self.held_out_client,
-            partition=self.partition,
-            clients=self.partition_clients,
-            alpha=self.partition_alpha,
+            partition=self.partition.name if self.partition else None,
+            clients=self.partition.clients if self.partition else None,
+            alpha=self.partition.alpha if isinstance(self.partition, Dirichlet) else None,
             split_key=self.split_key,
             fractions=self.fractions,
             seed=self.split_seed,
@@ -179,7 +203,7 @@ class VGG3DOptions(Task):
         try:
             self.backbone.shape().output_size(size)
         except ValueError as error:
-            raise ValueError(f"crop_size {self.crop_size}, margin {self.margin}: {error}") from None
+            raise ValueError(f"crop_size {self.crop_size}, margin {self.margin}: {error}; cut larger crops") from None
         return self
 
     @model_validator(mode="after")

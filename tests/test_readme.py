@@ -1,4 +1,4 @@
-"""Every command of the README, run in a copy of the project, in the README's order; long ones with smaller numbers."""
+"""Every command of the README and of docs/, run in a copy of the project, in their order; long ones made smaller."""
 
 import re
 import shlex
@@ -15,18 +15,31 @@ from fl.launcher import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-COMMANDS = [
-    line.split("  #")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line and not line.startswith(("export ", "make "))
-]
+PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
+TASKS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
 SHORT = "federation.rounds=1 federation.local_epochs=1"
 SHORTER = {
     "python compare.py": f"{SHORT} --engine inprocess",
     "python -m centralized": SHORT,
+    "torchrun": SHORT,
     "python -m fl": SHORT,
 }
+REPORTING = (*SHORTER, "python -m reports results")
+
+
+def commands() -> list[str]:
+    """Give the lines of all bash blocks; those about any TASK once for each."""
+    lines = [
+        line.split("  #")[0].strip()
+        for page in PAGES
+        for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+        for line in block.splitlines()
+        if line and not line.startswith(("export ", "make "))
+    ]
+    return [line.replace("TASK", task) for line in lines for task in (TASKS if "TASK" in line else [""])]
+
+
+COMMANDS = commands()
 
 pytestmark = pytest.mark.slow
 
@@ -63,14 +76,14 @@ def environment() -> Iterator[dict[str, str]]:
 def runnable(command: str, folder: Path) -> list[str]:
     shorter = next((more for start, more in SHORTER.items() if command.startswith(start)), "")
     words = shlex.split(f"{command} {shorter}")
-    if words[0] == "python":
-        words[0] = sys.executable
+    starts = {"python": [sys.executable], "torchrun": [sys.executable, "-m", "torch.distributed.run"]}
+    words[:1] = starts.get(words[0], words[:1])
     runs = sorted(folder.glob("results/nicheformer/federated__*"))
     return [str(runs[-1]) if word.endswith("/RUN") else word for word in words]
 
 
 def test_the_readme_has_commands() -> None:
-    assert len(COMMANDS) >= 12
+    assert len(COMMANDS) >= 12 + 2 * len(TASKS)
     assert "make demo" in README and "make test" in README
 
 
@@ -83,7 +96,9 @@ def test_command_of_the_readme(command: str, copy: Path, environment: dict[str, 
     if "flwr run" in command:
         assert "federated  round 2/2" in done.stdout
         assert "for the report: python -m reports" in done.stdout
-    elif any(command.startswith(start) for start in (*SHORTER, "python -m reports")):
+    elif command.startswith("python -m reports table"):
+        assert "best_primary" in (copy / command.split()[-1]).read_text()
+    elif command.startswith(REPORTING):
         page = Path(re.findall(r"report: (.*)", done.stdout)[-1])
         assert (copy / page).exists()
 

@@ -14,6 +14,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("core", "models", "datasets", "training", "tasks", "centralized", "fl")
 """What takes part in a run; reports may differ without changing a result."""
+VERSIONS = ("torch", "flwr", "ray", "numpy", "torchmetrics", "monai", "anndata", "tifffile", "pillow")
+"""Packages whose versions a manifest names."""
 
 
 @functools.cache
@@ -36,7 +38,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
-        "versions": {name: _version(name) for name in ("torch", "flwr", "ray", "numpy", "torchmetrics", "anndata")},
+        "versions": {name: _version(name) for name in VERSIONS},
     }
 
 

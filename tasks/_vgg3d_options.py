@@ -190,14 +190,6 @@ class VGG3DOptions(Task):
         )
 
     @model_validator(mode="after")
-    def _clients_are_told(self) -> "VGG3DOptions":
-        try:
-            self.placement()
-        except UserError as error:
-            raise ValueError(str(error)) from None
-        return self
-
-    @model_validator(mode="after")
     def _network_takes_the_crops(self) -> "VGG3DOptions":
         size = self.crop_options().input_size
         try:
@@ -208,37 +200,39 @@ class VGG3DOptions(Task):
 
     @model_validator(mode="after")
     def _every_option_has_an_effect(self) -> "VGG3DOptions":
-        without_checkpoint = self.checkpoint is None
-        trains = not self.never_unfrozen
-        for name, given, useless, remedy in (
-            ("allow_partial", self.allow_partial, without_checkpoint, "give a checkpoint, or leave it out"),
-            ("adapt_first_conv", self.adapt_first_conv, without_checkpoint, "give a checkpoint, or leave it out"),
-            (
-                "progressive_unfreezing",
-                self.progressive_unfreezing,
-                not self.freeze_features,
-                "set freeze_features to true, or leave it out",
-            ),
-            (
-                "stage_rate_factor",
-                self.stage_rate_factor != 1,
-                not trains,
-                "set freeze_features to false or progressive_unfreezing, or leave it out",
-            ),
-            ("encode_block", self.encode_block != 1, trains, "freeze all features, or leave it out"),
-            (
-                "mask_fraction",
-                self.mask_fraction is not None,
-                self.mask_mode not in ("min_fraction", "centre_on_mask"),
-                "set mask_mode to min_fraction or centre_on_mask, or leave it out",
-            ),
-            ("signed", self.signed, self.scaling == "zscore", "choose another scaling, or leave it out"),
-        ):
-            if given and useless:
-                raise ValueError(f"{name} has no effect here; {remedy}")
-        if without_checkpoint and not trains:
+        for name, (useless, remedy) in self._useless().items():
+            if useless and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect here; {remedy}, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _clients_are_told(self) -> "VGG3DOptions":
+        try:
+            self.placement()
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @model_validator(mode="after")
+    def _features_have_learned_or_will(self) -> "VGG3DOptions":
+        if self.checkpoint is None and self.never_unfrozen:
             raise ValueError(
                 "checkpoint is missing while freeze_features is true: random features would never train; give a "
                 "checkpoint, or set freeze_features to false"
             )
         return self
+
+    def _useless(self) -> dict[str, tuple[bool, str]]:
+        """Give option -> whether others leave it without effect, and what would give it one."""
+        plain_mask = self.mask_mode not in ("min_fraction", "centre_on_mask")
+        return {
+            "held_out_client": (self.client_key is None, "name a client_key"),
+            "fractions": (self.split_key is not None, "leave out split_key"),
+            "mask_fraction": (plain_mask, "set mask_mode to min_fraction or centre_on_mask"),
+            "signed": (self.scaling == "zscore", "choose another scaling"),
+            "allow_partial": (self.checkpoint is None, "give a checkpoint"),
+            "adapt_first_conv": (self.checkpoint is None, "give a checkpoint"),
+            "progressive_unfreezing": (not self.freeze_features, "set freeze_features to true"),
+            "stage_rate_factor": (self.never_unfrozen, "set freeze_features to false or progressive_unfreezing"),
+            "encode_block": (not self.never_unfrozen, "freeze all features"),
+        }

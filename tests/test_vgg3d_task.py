@@ -44,7 +44,7 @@ STAGES = {0: (0, 1), 1: (4, 5), 2: (8, 9), 3: (12, 13)}
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nuclei") / "vgg3d"
-    vgg3d.make(folder, nuclei_per_site=8, shape=(16, 16, 32))
+    vgg3d.make(folder, nuclei_per_site=12, shape=(16, 16, 32))
     return folder
 
 
@@ -104,6 +104,14 @@ class TestRefused:
             (["options.adapt_first_conv=true"], "adapt_first_conv has no effect here; give a checkpoint"),
             (["options.mask_fraction=0.1"], "mask_fraction has no effect here; set mask_mode"),
             (["options.scaling=zscore", "options.signed=true"], "signed has no effect here; choose another scaling"),
+            (
+                ["options.split_key=site", "options.fractions=[0.4, 0.3, 0.3]"],
+                "fractions has no effect here; leave out",
+            ),
+            (
+                ["options.client_key=null", "options.partition={clients: 2}", "options.held_out_client=x"],
+                "held_out_client has no effect here; name a client_key, or leave it out",
+            ),
             (["options.client_key=null"], "client_key, partition: give one of the two"),
             (["options.partition={clients: 2}"], "client_key, partition: give one of the two"),
             (["options.fractions=[0.9, 0.2, 0.1]"], "three positive numbers with sum 1"),
@@ -176,7 +184,7 @@ class TestLabelsAndWeights:
         assert fitted_on(open_task(study, "options.class_ids=[18, 2]")).classes == ["Granular", "Diffuse"]
         whole, half = (open_task(study, f"options.sample_percent={percent}") for percent in (100, 60))
         counts = [sum(task.describe("institute_north")["nuclei"].values()) for task in (whole, half)]
-        assert counts[0] == 8 > counts[1]
+        assert counts[0] == 12 > counts[1]
 
     def test_balanced_weights_by_hand(self) -> None:
         # 8 samples, 2 classes that occur: 8 / (2 x 6) and 8 / (2 x 2).
@@ -333,7 +341,7 @@ class TestRuns:
         stored = np.load(finished.folder / "predictions" / "centralized__held_out.npz")
         table = pd.DataFrame(stored["scores"]).groupby(stored["unit"]).mean()
         truth = pd.Series(stored["target"]).groupby(stored["unit"]).first()
-        assert len(table) == 8 and len(stored["target"]) == 16
+        assert len(table) == 12 and len(stored["target"]) == 24
         assert all(name.startswith(unit) for name, unit in zip(stored["sample"], stored["unit"], strict=True))
         predicted = table.to_numpy().argmax(1)
         value = finished.value("centralized", "held_out", "nucleus_accuracy")
@@ -352,7 +360,7 @@ class TestRuns:
         assert task.clients() == ["client_01", "client_02", "client_03"][:count]
         nuclei = [name for client in task.clients() for ids in task.identities(client).values()
                   for name in ids["nucleus"]]  # fmt: skip
-        assert len(nuclei) == len(set(nuclei)) == 32
+        assert len(nuclei) == len(set(nuclei)) == 48
         assert task.held_out(fitted_on(task)) is None and task.held_out_identities() == {}
 
 
@@ -389,15 +397,16 @@ def test_every_option_has_an_effect(study: Path, plain: list[str], tmp_path: Pat
 
 
 def test_margin_and_counting_reach_the_network(study: Path) -> None:
-    def size(*overrides: str) -> tuple[Any, int]:
+    def sizes(*overrides: str) -> tuple[Any, float]:
+        """Give the shape of an input, and crops per nucleus."""
         task = open_task(study, *overrides)
         fitted = fitted_on(task)
         network = build_network(task, fitted, 0)
         crops = task.client_data("institute_north", fitted).train
         assert isinstance(network, Adapter)
         assert task.forward(network, fetch(crops, [0, 1]))["logits"].shape == (2, 4)
-        return tuple(crops[0]["volume"].shape), len(crops)
+        return tuple(crops[0]["volume"].shape), len(crops) / task.describe("institute_north")["nuclei"]["train"]
 
-    assert size() == ((1, 16, 16, 16), 2 * 6)
-    assert size("options.counting=reference") == ((1, 16, 16, 16), 6)
-    assert size("options.crop_size=[24, 24, 24]", "options.margin=4") == ((1, 16, 16, 16), 6)
+    assert sizes() == ((1, 16, 16, 16), 2)
+    assert sizes("options.counting=reference") == ((1, 16, 16, 16), 1)
+    assert sizes("options.crop_size=[24, 24, 24]", "options.margin=4") == ((1, 16, 16, 16), 1)

@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from core.commands import one_line_errors
+from models import tensor_files, vgg3d_checkpoint
 from models.nicheformer_checkpoint import Checkpoint, read
 from models.nicheformer_checkpoint import convert as convert_file
 
 app = typer.Typer(
-    help="Look into NicheFormer weight files and convert them. Files are never unpickled beyond plain data.",
+    help="Look into weight files, and convert those of NicheFormer. Files are never unpickled beyond plain data.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -24,8 +25,9 @@ def show(
     file: Annotated[Path, typer.Argument(help="A Lightning checkpoint, a .safetensors file or saved tensors.")],
     nheads: Heads = None,
 ) -> None:
-    """Say what is in a file: its kind, hyper-parameters, tensors used and ignored, and number of parameters."""
-    typer.echo(_description(file, read(file, nheads)))
+    """Say what is in a file of NicheFormer or a 3-D VGG: kind, hyper-parameters, tensors, number of parameters."""
+    vgg3d = vgg3d_checkpoint.is_vgg3d(tensor_files.load(file))
+    typer.echo(_features(vgg3d_checkpoint.read(file)) if vgg3d else _description(file, read(file, nheads)))
 
 
 @app.command()
@@ -34,9 +36,24 @@ def convert(
     target: Annotated[Path, typer.Argument(help="File to write; must end in .safetensors.")],
     nheads: Heads = None,
 ) -> None:
-    """Rewrite a file as safetensors: the weights the network uses, with the hyper-parameters as metadata."""
+    """Rewrite a NicheFormer file as safetensors: the weights the network uses, with the hyper-parameters as metadata."""
     checkpoint = convert_file(source, target, nheads)
     typer.echo(f"{target}: {checkpoint.loaded} tensors written, {checkpoint.ignored} unused ones left out")
+
+
+def _features(checkpoint: vgg3d_checkpoint.Checkpoint) -> str:
+    values = sum(tensor.numel() for name, tensor in checkpoint.features.items() if name.endswith((".weight", ".bias")))
+    stages = checkpoint.widths
+    return "\n".join(
+        [
+            f"{checkpoint.path}: 3-D VGG",
+            f"tensors: {len(checkpoint.features)} of features, {checkpoint.ignored} others",
+            f"parameters of features: {values:,}",
+            f"  input_fmaps: {checkpoint.channels}",
+            f"  fmaps: {', '.join(str(stage[0]) for stage in stages)}",
+            f"  n_convolutions: {', '.join(str(len(stage)) for stage in stages)}",
+        ]
+    )
 
 
 def _description(file: Path, checkpoint: Checkpoint) -> str:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,9 +81,8 @@ def read(path: Path) -> Checkpoint:
     Raises:
         UserError: The file is missing, damaged or unsafe, holds no features of a VGG, or values that are not finite.
     """
-    content = tensor_files.load(path)
-    state = next((content[key] for key in STATE_KEYS if key in content), content)
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    state = _state(tensor_files.load(path))
+    if state is None:
         raise UserError(
             f"{path}: holds neither model_state_dict nor a bare state dict; give a file that stores one of them"
         )
@@ -94,6 +94,11 @@ def read(path: Path) -> Checkpoint:
         if not bool(value.isfinite().all()):
             raise UserError(f"{path}: {name} holds NaN or infinite values; give an undamaged checkpoint")
     return Checkpoint(path, features, len(tensors) - len(features))
+
+
+def is_vgg3d(content: Mapping[str, Any]) -> bool:
+    """Tell whether what was read from a weight file holds the features of a VGG."""
+    return any(name.removeprefix(WRAPPER) == FIRST_CONVOLUTION for name in _state(content) or {})
 
 
 def load_features(
@@ -140,6 +145,15 @@ def adapt_first_conv(weight: Tensor, channels: int) -> Tensor:
     channels, before and after, gives the same output.
     """
     return weight.sum(dim=1, keepdim=True).expand(-1, channels, -1, -1, -1) / channels
+
+
+def _state(content: Mapping[str, Any]) -> Mapping[str, Tensor] | None:
+    """Give the state dict in a file, or None where there is none."""
+    state = next((content[key] for key in STATE_KEYS if key in content), content)
+    if not isinstance(state, Mapping):
+        return None
+    named = all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items())
+    return state if named else None
 
 
 def _plain(tensor: Tensor) -> Tensor:

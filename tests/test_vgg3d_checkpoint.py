@@ -9,8 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from typer.testing import CliRunner
 
 from core.errors import UserError
+from models.__main__ import app
 from models.vgg3d import VGG3D, Features
 from models.vgg3d_checkpoint import FIRST_CONVOLUTION, adapt_first_conv, load_features, read
 from models.vgg3d_shape import VGG3DShape
@@ -150,6 +152,7 @@ class Harmful:
     ("content", "said"),
     [
         ({"model_state_dict": [1, 2]}, "neither model_state_dict nor a bare state dict"),
+        ({0: torch.zeros(2)}, "neither model_state_dict nor a bare state dict"),
         ({"epoch": 3}, "neither model_state_dict nor a bare state dict"),
         ({"classifier.0.weight": torch.zeros(2, 2)}, "no features.0.weight"),
         ({FIRST_CONVOLUTION: torch.zeros(2, 1, 3, 3)}, "no features.0.weight of a 3-D convolution"),
@@ -169,3 +172,18 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     refusal(lambda: read(path))
     assert "run" not in capsys.readouterr().out
     assert "no such file" in refusal(lambda: read(tmp_path / "absent.checkpoint"))
+
+
+def test_the_command_shows_what_a_network_must_look_like(state: State, tmp_path: Path) -> None:
+    path = saved({"model_state_dict": state}, tmp_path)
+    shown = CliRunner().invoke(app, ["show", str(path)])
+    assert shown.exit_code == 0
+    values = sum(value.numel() for name, value in state.items() if name.startswith("features") and "_" not in name)
+    assert shown.stdout.splitlines() == [
+        f"{path}: 3-D VGG",
+        "tensors: 70 of features, 2 others",
+        f"parameters of features: {values:,}",
+        "  input_fmaps: 1",
+        "  fmaps: 2, 4, 8, 16",
+        "  n_convolutions: 4, 2, 2, 2",
+    ]

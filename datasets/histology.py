@@ -49,9 +49,9 @@ class Placement:
         """Refuse what contradicts itself or has no effect."""
         check_fractions(self.fractions)
         if (self.client_key is None) == (self.clients is None):
-            found = "neither" if self.client_key is None else "both"
+            found = "neither client_key nor" if self.client_key is None else "both client_key and"
             raise UserError(
-                f"{found} client_key and partition_clients given; set one, a column that names clients or their number"
+                f"{found} partition_clients given; set one, to a column that names clients or to their number"
             )
         if self.held_out is not None and self.client_key is None:
             raise UserError(f"held_out_client {self.held_out!r} has no effect without client_key; set that or drop it")

@@ -156,7 +156,7 @@ def test_split_files_that_do_not_fit_are_refused(
 
 
 def test_placements_that_cannot_be_are_refused(folder: Path) -> None:
-    refused(lambda: Placement(), "neither client_key and partition_clients given")
+    refused(lambda: Placement(), "neither client_key nor partition_clients given")
     refused(lambda: Placement(client_key="site", clients=3), "both client_key and partition_clients given")
     refused(lambda: Placement(clients=3, held_out="x"), "held_out_client 'x' has no effect")
     refused(lambda: Placement(clients=3, fractions=(0.5, 0.5, 0.5)), "fractions")

@@ -36,7 +36,7 @@ def convert(
     target: Annotated[Path, typer.Argument(help="File to write; must end in .safetensors.")],
     nheads: Heads = None,
 ) -> None:
-    """Rewrite a NicheFormer file as safetensors: the weights the network uses, with the hyper-parameters as metadata."""
+    """Rewrite a NicheFormer file as safetensors: the weights it uses, with the hyper-parameters as metadata."""
     checkpoint = convert_file(source, target, nheads)
     typer.echo(f"{target}: {checkpoint.loaded} tensors written, {checkpoint.ignored} unused ones left out")
 

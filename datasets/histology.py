@@ -5,7 +5,6 @@ are a file (`datasets.histology_splits`) or drawn here. A group (patient, slide,
 """
 
 import functools
-import hashlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from core.errors import UserError
 from core.files import sha256_json
 from datasets.histology_table import Table, read_columns, read_table, refuse_shared, row_name
+from datasets.histology_tiles import image_digest
 from datasets.partitions import evenly
 from datasets.unit_splits import SPLITS, check_fractions, split_units
 
@@ -162,9 +162,9 @@ class Study:
         return {}
 
     def _image(self, at: int) -> str:
-        """Hash an image file, once."""
+        """Check and hash an image file, once."""
         if at not in self._hashes:
-            self._hashes[at] = hashlib.sha256(self.table.files[at].read_bytes()).hexdigest()
+            self._hashes[at] = image_digest(self.table.files[at])
         return self._hashes[at]
 
     def _levels(self, rows: npt.NDArray[np.int64]) -> dict[str, list[str]]:

@@ -1,7 +1,9 @@
 """Image tiles as tensors: RGB, one size, values in [0, 1], normalised, and for training changed at random."""
 
+import contextlib
 import functools
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,19 +39,37 @@ def read_tile(path: Path, size: int) -> npt.NDArray[np.uint8]:
         Red, green and blue, shape [3, size, size].
 
     Raises:
-        UserError: The file is no image, cut off, or has more than eight bits per channel.
+        UserError: The file is missing, no image, cut off, or has more than eight bits per channel.
     """
+    with _opened(path) as image:
+        resized = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+
+
+def image_digest(path: Path) -> str:
+    """Give the SHA-256 of an image file, having looked whether it is an image that can be used.
+
+    Raises:
+        UserError: The file is missing, no image, or has more than eight bits per channel; for PNG also: cut off.
+    """
+    with _opened(path) as image:
+        image.verify()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image, and name the file where that or what is done with the image fails."""
     try:
         with Image.open(path) as image:
             if image.mode not in EIGHT_BIT:
                 raise UserError(f"{path}: image mode {image.mode} has more than 8 bits a channel; convert it to 8 bits")
-            resized = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+            yield image
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such image file; restore it") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, for damaged files
         said = " ".join(str(error).split())
         raise UserError(f"{path}: not a readable image ({said}); restore the file or drop its row") from error
-    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
 
 
 def channel_sums(files: Sequence[Path], size: int) -> dict[str, list[float]]:

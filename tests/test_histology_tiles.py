@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from core.errors import UserError
-from datasets.histology_tiles import AugmentedTiles, Tiles, channel_sums, jittered, read_tile, tile_cache
+from datasets.histology_tiles import AugmentedTiles, Tiles, channel_sums, image_digest, jittered, read_tile, tile_cache
 
 RECORDED = np.load(Path(__file__).parent / "fixtures" / "image_expression" / "image_transforms.npz")
 SIZE = int(RECORDED["image_size"])
@@ -44,6 +44,8 @@ def test_files_that_are_no_images_are_named(files: list[Path], tmp_path: Path) -
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name}: not a readable image .*; restore the file or drop its row"):
             read_tile(tmp_path / name, 8)
+        with pytest.raises(UserError, match=f"{name}: not a readable image"):
+            image_digest(tmp_path / name)
     Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(UserError, match=r"deep.png: image mode I;16 has more than 8 bits"):
         read_tile(tmp_path / "deep.png", 8)

@@ -259,8 +259,8 @@ DEALT = ["options.client_key=null", "options.held_out_client=null"]
 SPOILED: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
     "missing image": (lambda folder: (folder / THIRD).unlink(), [], ["row 3, line 4", "no such image file"]),
     "unreadable image": (
-        lambda folder: (folder / THIRD).write_bytes(b"GIF"),
-        [],
+        lambda folder: (folder / THIRD).write_bytes((folder / FIRST).read_bytes()[:-40]),
+        ["options.normalize=none", "train.loader_workers=2"],
         ["000_02.png", "not a readable image"],
     ),
     "duplicate path": (set_cell(4, "path", FIRST), [], ["row 5, line 6", "that of row 1, line 2 again"]),

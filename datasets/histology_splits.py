@@ -115,6 +115,8 @@ def write_splits(
     """
     if out.resolve() == metadata.resolve():
         raise UserError(f"{out}: is the metadata itself; choose another name for the split")
+    if out.suffix != ".csv":
+        raise UserError(f"{out}: the split must end in .csv, its record goes beside it as .json; give such a name")
     table = read_columns(metadata, [path_col, group_col, *([client_col] if client_col else [])])
     groups = table[group_col].to_numpy(dtype=np.str_)
     clients = table[client_col].to_numpy(dtype=np.str_) if client_col else np.full(len(table), "")

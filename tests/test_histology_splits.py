@@ -121,6 +121,7 @@ def test_the_command_refuses_in_one_line(metadata: Path) -> None:
     refused(split(metadata, out, "--group-col", "patient"), "no column 'patient'", "path, group_id")
     refused(split(metadata.with_name("none.csv"), out), "no such file")
     refused(split(metadata, metadata), "is the metadata itself")
+    refused(split(metadata, metadata.with_name("split.json")), "must end in .csv")
     refused(split(metadata, out, "--val-ratio", 0.99), "too few for 10 for val")
     table = pd.read_csv(metadata, dtype=str)
     table.loc[3, "group_id"] = ""

@@ -1,5 +1,6 @@
 """The training loop against algebra, recorded schedules and itself."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,15 @@ import pytest
 import torch
 from torch import nn
 
+from core.errors import UserError
 from tests.toy_task import Points
 from training.config import Train
 from training.engine import NotFiniteError, Trainer
-from training.loading import InMemory, Pool, fetch, shuffled_batches
+from training.loading import InMemory, Pool, fetch, load_batches, shuffled_batches
 from training.parameters import count_parameters, trainable_state, training_mode, weights_hash
 from training.schedules import Constant, Cosine, Step
 from training.selection import Selection
+from training.task import Batch
 
 FIXTURE = np.load(Path(__file__).parent / "fixtures" / "nicheformer" / "finetune.npz")
 CPU = torch.device("cpu")
@@ -196,3 +199,15 @@ def test_a_pool_gives_its_parts_in_the_order_asked_for() -> None:
     assert len(pool) == 9
     assert fetch(pool, [8, 0, 3, 2, 5])["x"].tolist() == [22, 0, 10, 2, 12]
     assert pool[4]["x"].item() == 11
+
+
+class Damaged(InMemory):
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        raise UserError("tile.png: cannot be read; restore it")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_cannot_be_read_is_named_in_one_line(workers: int) -> None:
+    with pytest.raises(UserError) as caught:
+        list(load_batches(Damaged(samples().batch), [[0, 1]], workers, 0))
+    assert str(caught.value) == "tile.png: cannot be read; restore it"

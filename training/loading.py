@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, default_collate
 
+from core.errors import UserError
 from core.randomness import generator, torch_generator
 from training.task import Batch, Samples
 
@@ -108,7 +109,11 @@ def ordered_batches(count: int, size: int) -> list[list[int]]:
 def load_batches(
     samples: Samples, batches: list[list[int]], workers: int, seed: int, *keys: str | int
 ) -> Iterator[Batch]:
-    """Load the batches in order, in worker processes whose generators are seeded by (seed, keys)."""
+    """Load the batches in order, in worker processes whose generators are seeded by (seed, keys).
+
+    Raises:
+        UserError: A sample cannot be used; the same one line whether a worker or this process found out.
+    """
     loader: DataLoader[Batch] = DataLoader(
         samples,  # type: ignore[arg-type]
         batch_sampler=batches,
@@ -117,4 +122,8 @@ def load_batches(
         generator=torch_generator(seed, "loader", *keys),
         pin_memory=torch.cuda.is_available(),
     )
-    return iter(loader)
+    try:
+        yield from loader
+    except UserError as error:
+        # A worker's error comes wrapped in its traceback, which ends with what the error says.
+        raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None

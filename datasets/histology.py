@@ -99,7 +99,7 @@ class Study:
         Raises:
             UserError: The data cannot be used; the message names file, row and remedy.
         """
-        source = data / METADATA if data.is_dir() else data
+        source = metadata_file(data)
         columns = {"path_col": path_key, "group_col": group_key, "client_col": placement.client_key}
         table = read_table(source, **columns, target_dim=target_dim, root=root)  # type: ignore[arg-type]
         clients_N = _clients(table, placement)
@@ -181,21 +181,19 @@ class Study:
                     )
 
 
+def metadata_file(data: Path) -> Path:
+    """Give the CSV: `data` itself, or `metadata.csv` in that folder."""
+    return data / METADATA if data.is_dir() else data
+
+
 def _clients(table: Table, placement: Placement) -> npt.NDArray[np.str_]:
     """Give the client of every tile."""
     if table.clients is None:
         assert placement.clients is not None
         owner = evenly(table.groups.tolist(), placement.clients, seed=placement.seed)
         return np.asarray([owner[group] for group in table.groups.tolist()], dtype=np.str_)
-    if placement.held_out is None:
-        return table.clients
-    if placement.held_out not in table.clients:
-        known = ", ".join(sorted(set(table.clients.tolist())))
-        raise UserError(
-            f"{table.source}: {placement.client_key} is nowhere {placement.held_out!r}, which options.held_out_client "
-            f"names; choose one of {known}"
-        )
-    return np.where(table.clients == placement.held_out, HELD_OUT, table.clients)
+    held_out = placement.held_out if placement.held_out is not None else HELD_OUT
+    return np.where(table.clients == held_out, HELD_OUT, table.clients)
 
 
 def _drawn(table: Table, clients_N: npt.NDArray[np.str_], placement: Placement) -> npt.NDArray[np.str_]:

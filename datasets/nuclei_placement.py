@@ -86,10 +86,6 @@ def place(path: Path, rows: Sequence[Row], placement: Placement) -> dict[str, Pl
                 units, labels, placement.fractions, seed=placement.seed, client=client, source=str(path)
             )
             placed |= {row.sample: (client, split) for row, split in zip(own, splits.tolist(), strict=True)}
-    if all(client == HELD_OUT for client, _ in placed.values()):
-        raise UserError(
-            f"{path}: all samples are held out; give {placement.client_key!r} other values than {HELD_OUT!r}"
-        )
     return placed
 
 
@@ -97,9 +93,6 @@ def _clients(path: Path, rows: Sequence[Row], placement: Placement) -> dict[str,
     samples = [row.sample for row in rows]
     if placement.client_key is not None:
         named = {row.sample: _value(path, row, placement.client_key) for row in rows}
-        if placement.held_out not in (HELD_OUT, *named.values()):
-            known = ", ".join(sorted(set(named.values())))
-            raise UserError(f"{path}: {placement.client_key}: no sample of {placement.held_out!r}, only of {known}")
         return {sample: HELD_OUT if name == placement.held_out else name for sample, name in named.items()}
     assert placement.clients is not None
     if placement.partition == "evenly":

@@ -17,7 +17,7 @@ from torchmetrics import MetricCollection
 
 from core.errors import UserError
 from core.files import sha256_json
-from datasets.histology import HELD_OUT, Study
+from datasets.histology import HELD_OUT, Study, metadata_file
 from datasets.histology_scaling import column_sums, mean_and_deviation
 from datasets.histology_table import read_gene_names
 from datasets.histology_tiles import (
@@ -74,18 +74,26 @@ class ImageExpressionTask(ImageExpressionOptions):
         if self.normalize == "train_stats":
             sums |= channel_sums([self._study.table.files[row] for row in rows], self.image_size)
         arrays = {name: Values(rule=rules.get(name, "sum"), values=values) for name, values in sums.items()}
-        return Statistics(arrays=arrays)
+        genes = {f"{number:06d} {name}": 1 for number, name in enumerate(self._genes)}
+        return Statistics(arrays=arrays, counts={"genes": genes})
 
     def fit(self, own: Statistics, everyone: Statistics) -> Scaling:
-        """Scale by the own train tiles."""
+        """Take the genes from everyone, the scaling from the own train tiles.
+
+        Raises:
+            UserError: Clients name their genes differently.
+        """
+        genes = [key.partition(" ")[2] for key in sorted(everyone.counts["genes"])]
         arrays = {name: values.array() for name, values in own.arrays.items()}
         mean, deviation = mean_and_deviation(*(arrays[name] for name in ("count", "sum", "squares", "min", "max")))
+        if len(genes) != len(mean):
+            raise UserError(f"{self.data}: clients name their genes differently ({len(genes)} names); give all the same")
         training_mean = mean.tolist()
         if not self.normalize_target:
             mean, deviation = np.zeros_like(mean), np.ones_like(deviation)
         channel_mean, channel_deviation = self._channels(arrays)
         return Scaling(
-            genes=self._genes,
+            genes=genes,
             mean=mean.tolist(),
             deviation=deviation.tolist(),
             training_mean=training_mean,
@@ -100,8 +108,21 @@ class ImageExpressionTask(ImageExpressionOptions):
         return ClientData(train, val, test)
 
     def held_out(self, fitted: BaseModel) -> Tiles | None:
-        """Open the tiles that belong to no client, where there are some."""
-        return self._tiles(HELD_OUT, "test", fitted) if self._study.has_held_out else None
+        """Open the tiles that belong to no client, where there are some; the server of a deployment may hold no data.
+
+        Raises:
+            UserError: `held_out_client` names a client that is not there.
+        """
+        if not metadata_file(self.data).exists():
+            return None
+        if self._study.has_held_out:
+            return self._tiles(HELD_OUT, "test", fitted)
+        if self.held_out_client is not None:
+            raise UserError(
+                f"{self._study.table.source}: {self.client_key} is nowhere {self.held_out_client!r}, which "
+                f"options.held_out_client names; choose one of {', '.join(self._study.clients)}"
+            )
+        return None
 
     def identities(self, client: str) -> dict[str, dict[str, list[str]]]:
         """Give tiles and groups of each split."""
@@ -109,7 +130,8 @@ class ImageExpressionTask(ImageExpressionOptions):
 
     def held_out_identities(self) -> dict[str, list[str]]:
         """Give tiles and groups of the held-out set."""
-        return self._study.identities(HELD_OUT)["test"] if self._study.has_held_out else {}
+        held_out = metadata_file(self.data).exists() and self._study.has_held_out
+        return self._study.identities(HELD_OUT)["test"] if held_out else {}
 
     def data_digest(self, client: str) -> str:
         """Hash all that samples are made of: images, groups, splits, targets and the names of the genes."""
@@ -179,7 +201,8 @@ class ImageExpressionTask(ImageExpressionOptions):
     def facts(self, network: nn.Module) -> dict[str, Any]:
         """Say what the encoder is and starts from."""
         start = "fresh weights" if self.weights_path is None else self.weights_path.name
-        return {"backbone": self.backbone, "start": start, "genes": len(self._genes)}
+        assert isinstance(network, ImageRegressor)
+        return {"backbone": self.backbone, "start": start, "genes": network.head.out_features}
 
     # Opened once per process
 

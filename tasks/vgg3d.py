@@ -77,8 +77,21 @@ class VGG3DTask(VGG3DOptions):
         return ClientData(*(self._crops(client, split, fitted) for split in SPLITS))
 
     def held_out(self, fitted: BaseModel) -> NucleiCrops | None:
-        """Open the crops of the held-out nuclei, where there are some."""
-        return self._crops(HELD_OUT, "test", fitted) if self._study.has_held_out else None
+        """Open the crops of the held-out nuclei, where there are some; a deployment's server may hold no data.
+
+        Raises:
+            UserError: `held_out_client` names a client that is not there.
+        """
+        if not self.table.exists():
+            return None
+        if self._study.has_held_out:
+            return self._crops(HELD_OUT, "test", fitted)
+        if self.held_out_client != HELD_OUT:
+            raise UserError(
+                f"{self.table}: {self.client_key} is nowhere {self.held_out_client!r}, which options.held_out_client "
+                f"names; choose one of {', '.join(self._study.clients)}"
+            )
+        return None
 
     def identities(self, client: str) -> dict[str, dict[str, list[str]]]:
         """Give nuclei and hashes of their content for each split."""
@@ -86,7 +99,8 @@ class VGG3DTask(VGG3DOptions):
 
     def held_out_identities(self) -> dict[str, list[str]]:
         """Give nuclei and hashes of their content in the held-out set."""
-        return self._study.identities(HELD_OUT)["test"] if self._study.has_held_out else {}
+        held_out = self.table.exists() and self._study.has_held_out
+        return self._study.identities(HELD_OUT)["test"] if held_out else {}
 
     def data_digest(self, client: str) -> str:
         """Hash nuclei, classes, splits, voxels, and how crops are made of them."""

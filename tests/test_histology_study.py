@@ -160,7 +160,6 @@ def test_placements_that_cannot_be_are_refused(folder: Path) -> None:
     refused(lambda: Placement(client_key="site", clients=3), "both client_key and partition_clients given")
     refused(lambda: Placement(clients=3, held_out="x"), "held_out_client 'x' has no effect")
     refused(lambda: Placement(clients=3, fractions=(0.5, 0.5, 0.5)), "fractions")
-    refused(lambda: Study.open(folder, Placement(client_key="site", held_out="nobody")), "site is nowhere 'nobody'")
     refused(lambda: Study.open(folder, Placement(clients=8)), "client 'client_01' has 2 groups", "three needed")
     refused(lambda: Study.open(folder, Placement(clients=99)), "clients: 99 are more than the 16 units")
     refused(lambda: Study.open(folder / "nowhere", BY_SITE), "nowhere: no such file")

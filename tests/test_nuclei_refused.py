@@ -150,7 +150,6 @@ TABLES = {
     "empty client": (HEADER, ["1,Glia,1,,train"], "line 2: site is empty"),
     "strange split": (HEADER, ["1,Glia,1,n,dev"], "line 2: part 'dev' is none of train, val, test"),
     "no test": (HEADER, ["1,Glia,1,n,train", "1,Glia,2,n,val"], "part: client 'n' has no test nucleus"),
-    "all held out": (HEADER, ["1,Glia,1,held_out,train"], "all samples are held out"),
 }
 
 
@@ -202,11 +201,6 @@ def test_filters_that_leave_nothing_or_name_nothing(tmp_path, selection, parts):
 )
 def test_placements_that_contradict_themselves(changes, part):
     refused(lambda: Placement(**changes), part)
-
-
-def test_a_held_out_value_that_is_not_there(tmp_path):
-    placement = Placement(client_key="site", held_out="south")
-    refused(lambda: opened(study_folder(tmp_path), placement=placement), "site: no sample of 'south', only of north")
 
 
 def test_too_few_nuclei_for_three_splits(tmp_path):

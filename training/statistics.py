@@ -1,12 +1,13 @@
 """Numbers that describe training data and add up, so that clients agree on preprocessing without pooling rows."""
 
-import functools
 from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
+
+from core.errors import UserError
 
 Rule = Literal["sum", "min", "max"]
 _RULES = {"sum": np.add, "min": np.minimum, "max": np.maximum}
@@ -57,5 +58,18 @@ def _added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
 
 
 def merge_statistics(by_client: Mapping[str, Statistics]) -> Statistics:
-    """Merge in the order of client names: float addition is not associative, and the result must not vary."""
-    return functools.reduce(Statistics.merge, (by_client[name] for name in sorted(by_client)))
+    """Merge in the order of client names: float addition is not associative, and the result must not vary.
+
+    Raises:
+        UserError: Clients describe different things, such as another number of genes.
+    """
+    first, *others = sorted(by_client)
+    merged = by_client[first]
+    for name in others:
+        try:
+            merged = merged.merge(by_client[name])
+        except ValueError:
+            raise UserError(
+                f"client {name}: its training data has other features than that of {first}; give both the same columns"
+            ) from None
+    return merged

@@ -77,7 +77,8 @@ def split_by_class(
     """Deal the units of one client to the three splits so that each split sees the classes in like proportions.
 
     Class by class, in an order drawn from the seed, a unit goes where most is owed, counted both within its class and
-    over all. The first of each class goes to train, since a class that nobody trains on cannot be tested.
+    over all. The first of each class goes to train and the second to test: a class that is missing in one of them can
+    be learned but not judged, or judged but not learned.
 
     Args:
         units_N: Units, each once.
@@ -106,7 +107,7 @@ def split_by_class(
         own = np.zeros(3)
         for number, unit in enumerate(drawn[labels_N[drawn] == label], start=1):
             owed = shares * (number + dealt.sum() + 1) - own - dealt
-            splits[unit] = 0 if number == 1 else int(owed.argmax())
+            splits[unit] = {1: 0, 2: 2}.get(number, int(owed.argmax()))
             own[splits[unit]] += 1
             dealt[splits[unit]] += 1
     for missing in np.flatnonzero(dealt == 0):

@@ -38,13 +38,13 @@ def test_splits_depend_on_units_seed_and_client_not_on_order():
 
 
 @pytest.mark.parametrize("labels", ["aaa", "abc", "aab", "aaaab", "abcdefgh", "aaaaaabbc"])
-def test_each_split_has_a_unit_and_train_the_first_of_each_class_where_it_can(labels):
+def test_each_split_has_a_unit_and_train_and_test_have_every_class_where_they_can(labels):
     for seed in range(20):
         found = split(IDS[: len(labels)], list(labels), seed=seed)
         assert set(found.values()) == set(SPLITS)
-        trained = {kind for kind, own in zip(labels, found.values(), strict=True) if own == "train"}
-        repeated = {kind for kind in labels if labels.count(kind) > 2}
-        assert trained >= repeated
+        for name in ("train", "test"):
+            there = {kind for kind, own in zip(labels, found.values(), strict=True) if own == name}
+            assert there >= {kind for kind in labels if labels.count(kind) > 2}
 
 
 def test_two_units_cannot_be_split():

@@ -25,9 +25,9 @@ NEXT = "python compare.py configs/vgg3d.yaml options.data={directory}"
 CLASS_TABLE = "classes.csv"
 SHAPE = (32, 48, 48)
 NUCLEI_PER_SITE = 18
-GRAIN_SPREAD = 0.08
+GRAIN_SPREAD = 0.06
 DENSITY_SPREAD = 0.12
-NOISE = 0.02
+NOISE = 0.1
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ CLASSES = (
 )
 HELD_OUT = "held_out"
 SITES: Mapping[str, Site] = {
-    "institute_north": Site(gain=1.0, offset=0.0, gamma=1.0, proportions=(0.4, 0.3, 0.15, 0.15)),
-    "institute_south": Site(gain=0.85, offset=0.12, gamma=0.9, proportions=(0.15, 0.15, 0.4, 0.3)),
-    "institute_west": Site(gain=0.85, offset=0.0, gamma=1.2, proportions=(0.15, 0.4, 0.15, 0.3)),
-    HELD_OUT: Site(gain=0.9, offset=0.06, gamma=1.05, proportions=(0.25, 0.25, 0.25, 0.25)),
+    "institute_north": Site(gain=1.0, offset=0.0, gamma=1.0, proportions=(0.44, 0.22, 0.17, 0.17)),
+    "institute_south": Site(gain=0.85, offset=0.12, gamma=0.85, proportions=(0.17, 0.17, 0.44, 0.22)),
+    "institute_west": Site(gain=0.85, offset=0.0, gamma=1.25, proportions=(0.17, 0.44, 0.17, 0.22)),
+    HELD_OUT: Site(gain=0.9, offset=0.06, gamma=1.1, proportions=(0.25, 0.25, 0.25, 0.25)),
 }
 
 

@@ -18,43 +18,21 @@ from core.errors import UserError
 from core.files import sha256_json
 from datasets.histology_table import Table, read_columns, read_table, refuse_shared, row_name
 from datasets.histology_tiles import image_digest
-from datasets.partitions import evenly
-from datasets.unit_splits import SPLITS, check_fractions, split_units
+from datasets.placement import HELD_OUT, Placement
+from datasets.unit_splits import SPLITS, split_units
 
 METADATA = "metadata.csv"
-HELD_OUT = "held_out"
 
 
-@dataclass(frozen=True)
-class Placement:
-    """How tiles are given to clients and splits. Either `client_key` or `clients` is set.
+@dataclass(frozen=True, kw_only=True)
+class TilePlacement(Placement):
+    """How tiles are given to clients and splits.
 
     Attributes:
-        client_key: Column that names the client.
-        held_out: Value of that column whose tiles belong to nobody, as those of `held_out` always do.
-        clients: Number of clients to deal the groups to, where no column names them.
         split: CSV with path, group_id and split; None to draw splits here.
-        fractions: Shares of train, val and test, in groups, for splits drawn here.
-        seed: Seed of clients and splits made here.
     """
 
-    client_key: str | None = None
-    held_out: str | None = None
-    clients: int | None = None
     split: Path | None = None
-    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what contradicts itself or has no effect."""
-        check_fractions(self.fractions)
-        if (self.client_key is None) == (self.clients is None):
-            found = "neither client_key nor" if self.client_key is None else "both client_key and"
-            raise UserError(
-                f"{found} partition_clients given; set one, to a column that names clients or to their number"
-            )
-        if self.held_out is not None and self.client_key is None:
-            raise UserError(f"held_out_client {self.held_out!r} has no effect without client_key; set that or drop it")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +57,7 @@ class Study:
     def open(
         cls,
         data: Path,
-        placement: Placement,
+        placement: TilePlacement,
         *,
         path_key: str = "path",
         group_key: str = "group_id",
@@ -186,17 +164,15 @@ def metadata_file(data: Path) -> Path:
     return data / METADATA if data.is_dir() else data
 
 
-def _clients(table: Table, placement: Placement) -> npt.NDArray[np.str_]:
+def _clients(table: Table, placement: TilePlacement) -> npt.NDArray[np.str_]:
     """Give the client of every tile."""
     if table.clients is None:
-        assert placement.clients is not None
-        owner = evenly(table.groups.tolist(), placement.clients, seed=placement.seed)
+        owner = placement.divide(table.groups.tolist())
         return np.asarray([owner[group] for group in table.groups.tolist()], dtype=np.str_)
-    held_out = placement.held_out if placement.held_out is not None else HELD_OUT
-    return np.where(table.clients == held_out, HELD_OUT, table.clients)
+    return np.asarray([placement.owner(name) for name in table.clients.tolist()], dtype=np.str_)
 
 
-def _drawn(table: Table, clients_N: npt.NDArray[np.str_], placement: Placement) -> npt.NDArray[np.str_]:
+def _drawn(table: Table, clients_N: npt.NDArray[np.str_], placement: TilePlacement) -> npt.NDArray[np.str_]:
     """Draw the splits of each client by whole groups."""
     splits_N = np.full(len(table), "test", dtype="<U5")
     for client in sorted(set(clients_N.tolist()) - {HELD_OUT}):

@@ -16,10 +16,11 @@ from core.files import sha256_json
 from datasets.nuclei_crops import AugmentedCrops, CropOptions, CroppedNucleus, NucleiCrops
 from datasets.nuclei_index import Volume, find_folders, index_volumes, nucleus_folders
 from datasets.nuclei_intensity import Intensity, intensities
-from datasets.nuclei_placement import HELD_OUT, Place, Placement, place
+from datasets.nuclei_placement import NucleiPlacement, Place, place
 from datasets.nuclei_positions import Crop, grid, grid_fractions, mask_parts
 from datasets.nuclei_sidecar import remember
 from datasets.nuclei_table import Row, Selection, canonical, read_table, select
+from datasets.placement import HELD_OUT
 from datasets.unit_splits import SPLITS
 from datasets.volume_cache import DEFAULT_BYTES, process_cache
 
@@ -67,7 +68,7 @@ class NucleiStudy:
         data: Path,
         class_table: Path,
         *,
-        placement: Placement,
+        placement: NucleiPlacement,
         selection: Selection | None = None,
         options: CropOptions | None = None,
         unlisted: Literal["refuse", "ignore"] = "refuse",

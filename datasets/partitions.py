@@ -5,6 +5,7 @@ the set of units and the seed, never on their order.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,29 @@ from core.errors import UserError
 from core.randomness import generator
 
 ATTEMPTS = 1000
+PartitionName = Literal["evenly", "ranges", "dirichlet"]
+
+
+def divide(
+    units: Sequence[str],
+    partition: PartitionName,
+    clients: int,
+    *,
+    seed: int,
+    labels: Sequence[str] = (),
+    alpha: float | None = None,
+) -> dict[str, str]:
+    """Divide units by a partition named in a config; `dirichlet` needs their labels and `alpha`.
+
+    Raises:
+        UserError: There are fewer units than clients.
+    """
+    if partition == "evenly":
+        return evenly(units, clients, seed=seed)
+    if partition == "ranges":
+        return ranges(units, clients)
+    assert alpha is not None
+    return dirichlet(units, labels, clients, alpha=alpha, seed=seed)
 
 
 def client_names(clients: int) -> list[str]:

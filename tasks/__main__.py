@@ -1,5 +1,6 @@
 """Command line: python -m tasks [TASK] lists the tasks, or every key of a task's config with its default."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core.commands import one_line_errors
-from training.config import Train
+from training.config import Train, sections_of
 from training.federation import Federation
 from training.task import load_task_class
 
@@ -39,9 +40,20 @@ def _table(section: str, schema: type[BaseModel]) -> Table:
     table = Table(title=section, title_justify="left")
     for heading in ("key", "default", "meaning"):
         table.add_column(heading, overflow="fold")
-    for name, field in schema.model_fields.items():
-        table.add_row(f"{section}.{name}", _default(field), field.description or "")
+    for row in _rows(section, schema):
+        table.add_row(*row)
     return table
+
+
+def _rows(section: str, schema: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
+    """Give key, default and meaning of every field, and below a field that is a section those of what it may hold."""
+    for name, field in schema.model_fields.items():
+        yield f"{section}.{name}", _default(field), field.description or ""
+        for inner in sections_of(field.annotation):
+            choice = inner.model_fields["name"].default if "name" in inner.model_fields else None
+            if choice:
+                yield f"  name: {choice}", "", (inner.__doc__ or "").partition("\n")[0]
+            yield from (row for row in _rows(f"  {section}.{name}", inner) if not row[0].endswith(".name"))
 
 
 def _default(field: FieldInfo) -> str:

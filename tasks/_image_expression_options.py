@@ -2,34 +2,25 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from core.errors import UserError
-from datasets.histology import Placement
+from datasets.histology import TilePlacement
 from models.image_regressor import Backbone
+from tasks._placement_options import Partition, PlacementOptions
 from training.options import DataPath
-from training.task import Task
 
 
-class ImageExpressionOptions(Task):
+class ImageExpressionOptions(PlacementOptions):
     """What `options:` of an image -> expression config takes; `data` is a CSV, or a folder with `metadata.csv`."""
 
     path_key: str = "path"
     """Column of the image file."""
     group_key: str = "group_id"
     """Column of the patient, slide or donor: never in two splits or at two clients."""
-    client_key: str | None = None
-    """Column that names the client; without it set partition_clients."""
-    partition_clients: int | None = Field(None, ge=1)
-    """Clients to deal the groups to evenly, where no column names them."""
-    held_out_client: str | None = None
-    """Value of client_key that belongs to no client."""
+    partition: Partition | None = None
+    """How groups are divided where no column names clients: evenly or ranges."""
     split: DataPath | None = None
     """CSV with path, group_id and split, as `python -m datasets split` writes it; by default splits are drawn here."""
-    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
-    """Shares of train, val and test, in groups, where splits are drawn here."""
-    split_seed: int = Field(0, ge=0)
-    """Seed of clients and splits made here; apart from the experiment's seed, so that seeds share their splits."""
     data_root: DataPath | None = None
     """Folder where relative image paths start; by default that of the CSV."""
     target_dim: int | None = Field(None, ge=1)
@@ -57,21 +48,6 @@ class ImageExpressionOptions(Task):
     freeze_encoder: bool = False
     """Train the head only."""
 
-    @model_validator(mode="after")
-    def _placeable(self) -> "ImageExpressionOptions":
-        try:
-            self.placement()
-        except UserError as error:
-            raise ValueError(str(error)) from None
-        return self
-
-    def placement(self) -> Placement:
+    def placement(self) -> TilePlacement:
         """Say how tiles are given to clients and splits."""
-        return Placement(
-            client_key=self.client_key,
-            held_out=self.held_out_client,
-            clients=self.partition_clients,
-            split=self.split,
-            fractions=self.fractions,
-            seed=self.split_seed,
-        )
+        return TilePlacement(**self.placed(), split=self.split)

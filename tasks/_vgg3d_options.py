@@ -5,15 +5,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from core.errors import UserError
 from datasets.nuclei_crops import CropOptions, MaskMode
 from datasets.nuclei_intensity import Scaling
-from datasets.nuclei_placement import HELD_OUT, Placement
+from datasets.nuclei_placement import NucleiPlacement
 from datasets.nuclei_positions import Counting
 from datasets.nuclei_table import Selection
 from models.vgg3d_shape import CHROMATIN, VGG3DShape
-from training.options import DataPath, Options, named
-from training.task import Task
+from tasks._placement_options import PlacementOptions
+from training.options import DataPath, Options
 
 MIB = 1024**2
 MASK_FRACTION = 0.5
@@ -45,52 +44,13 @@ class Backbone(Options):
         return VGG3DShape(**self.model_dump())
 
 
-class Evenly(Options):
-    """Nuclei are dealt at random."""
-
-    name: Literal["evenly"] = "evenly"
-    clients: Count
-    """Number of clients to make."""
-
-
-class Ranges(Evenly):
-    """Runs of sample ids, as when ids were given out site by site."""
-
-    name: Literal["ranges"] = "ranges"  # type: ignore[assignment]
-
-
-class Dirichlet(Evenly):
-    """Skewed labels (Hsu et al. 2019, arXiv:1909.06335)."""
-
-    name: Literal["dirichlet"] = "dirichlet"  # type: ignore[assignment]
-    alpha: float = Field(gt=0)
-    """Concentration: 0.1 skews labels strongly, 100 hardly."""
-
-
-Partition = Annotated[
-    Annotated[Evenly | Ranges | Dirichlet, Field(discriminator="name")],
-    named("evenly"),
-]
-
-
-class VGG3DOptions(Task):
+class VGG3DOptions(PlacementOptions):
     """What `options:` of a VGG3D config takes."""
 
     class_table: DataPath | None = None
     """CSV with class_id, class_name, sample_id and further columns; by default `classes.csv` in the data."""
-    client_key: str | None = None
-    """Column of the class table that names the client; or set `partition`."""
-    held_out_client: str = HELD_OUT
-    """Value of `client_key` whose nuclei belong to no client."""
-    partition: Partition | None = None
-    """How nuclei are divided where no column names clients: evenly, ranges or dirichlet, with the number of `clients`;
-    dirichlet also with `alpha`, its concentration: 0.1 skews labels strongly, 100 hardly."""
     split_key: str | None = None
     """Column of the class table with train, val and test; by default splits are made here, by nucleus and class."""
-    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
-    """Shares of train, val and test, in nuclei, where splits are made here."""
-    split_seed: int = Field(0, ge=0)
-    """Seed of partition and splits made here; apart from the experiment's seed, so that seeds share their splits."""
     unlisted: Literal["refuse", "ignore"] = "refuse"
     """What happens to a nucleus folder without a row in the class table."""
 
@@ -158,18 +118,9 @@ class VGG3DOptions(Task):
         """The class table."""
         return self.class_table or self.data / "classes.csv"
 
-    def placement(self) -> Placement:
-        """Give the clients and splits as the data floor takes them."""
-        return Placement(
-            client_key=self.client_key,
-            held_out=self.held_out_client,
-            partition=self.partition.name if self.partition else None,
-            clients=self.partition.clients if self.partition else None,
-            alpha=self.partition.alpha if isinstance(self.partition, Dirichlet) else None,
-            split_key=self.split_key,
-            fractions=self.fractions,
-            seed=self.split_seed,
-        )
+    def placement(self) -> NucleiPlacement:
+        """Say how nuclei are given to clients and splits."""
+        return NucleiPlacement(**self.placed(), split_key=self.split_key)
 
     def selection(self) -> Selection:
         """Give the filters as the data floor takes them."""
@@ -206,14 +157,6 @@ class VGG3DOptions(Task):
         return self
 
     @model_validator(mode="after")
-    def _clients_are_told(self) -> "VGG3DOptions":
-        try:
-            self.placement()
-        except UserError as error:
-            raise ValueError(str(error)) from None
-        return self
-
-    @model_validator(mode="after")
     def _features_have_learned_or_will(self) -> "VGG3DOptions":
         if self.checkpoint is None and self.never_unfrozen:
             raise ValueError(
@@ -226,7 +169,6 @@ class VGG3DOptions(Task):
         """Give option -> whether others leave it without effect, and what would give it one."""
         plain_mask = self.mask_mode not in ("min_fraction", "centre_on_mask")
         return {
-            "held_out_client": (self.client_key is None, "name a client_key"),
             "fractions": (self.split_key is not None, "leave out split_key"),
             "mask_fraction": (plain_mask, "set mask_mode to min_fraction or centre_on_mask"),
             "signed": (self.scaling == "zscore", "choose another scaling"),

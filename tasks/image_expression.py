@@ -17,7 +17,7 @@ from torchmetrics import MetricCollection
 
 from core.errors import UserError
 from core.files import sha256_json
-from datasets.histology import HELD_OUT, Study, metadata_file
+from datasets.histology import Study, metadata_file
 from datasets.histology_scaling import column_sums, mean_and_deviation
 from datasets.histology_table import read_gene_names
 from datasets.histology_tiles import (
@@ -28,6 +28,7 @@ from datasets.histology_tiles import (
     channel_sums,
     tile_cache,
 )
+from datasets.placement import HELD_OUT
 from datasets.unit_splits import SPLITS
 from models.image_regressor import ImageRegressor
 from tasks._image_expression_options import ImageExpressionOptions
@@ -87,7 +88,9 @@ class ImageExpressionTask(ImageExpressionOptions):
         arrays = {name: values.array() for name, values in own.arrays.items()}
         mean, deviation = mean_and_deviation(*(arrays[name] for name in ("count", "sum", "squares", "min", "max")))
         if len(genes) != len(mean):
-            raise UserError(f"{self.data}: clients name their genes differently ({len(genes)} names); give all the same")
+            raise UserError(
+                f"{self.data}: clients name their genes differently ({len(genes)} names); give all the same"
+            )
         training_mean = mean.tolist()
         if not self.normalize_target:
             mean, deviation = np.zeros_like(mean), np.ones_like(deviation)
@@ -117,11 +120,7 @@ class ImageExpressionTask(ImageExpressionOptions):
             return None
         if self._study.has_held_out:
             return self._tiles(HELD_OUT, "test", fitted)
-        if self.held_out_client is not None:
-            raise UserError(
-                f"{self._study.table.source}: {self.client_key} is nowhere {self.held_out_client!r}, which "
-                f"options.held_out_client names; choose one of {', '.join(self._study.clients)}"
-            )
+        self.refuse_absent(self._study.table.source, self._study.clients)
         return None
 
     def identities(self, client: str) -> dict[str, dict[str, list[str]]]:

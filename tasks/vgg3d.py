@@ -16,7 +16,7 @@ from torchmetrics import Metric, MetricCollection
 from core.errors import UserError
 from datasets.nuclei import NucleiStudy
 from datasets.nuclei_crops import NucleiCrops
-from datasets.nuclei_placement import HELD_OUT
+from datasets.placement import HELD_OUT
 from datasets.unit_splits import SPLITS
 from models.vgg3d import Adapter, Features
 from models.vgg3d_checkpoint import Checkpoint, compare, load_features, read
@@ -86,11 +86,7 @@ class VGG3DTask(VGG3DOptions):
             return None
         if self._study.has_held_out:
             return self._crops(HELD_OUT, "test", fitted)
-        if self.held_out_client != HELD_OUT:
-            raise UserError(
-                f"{self.table}: {self.client_key} is nowhere {self.held_out_client!r}, which options.held_out_client "
-                f"names; choose one of {', '.join(self._study.clients)}"
-            )
+        self.refuse_absent(self.table, self._study.clients)
         return None
 
     def identities(self, client: str) -> dict[str, dict[str, list[str]]]:

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 
 from core.errors import UserError
-from datasets.histology import Placement, Study
+from datasets.histology import Study, TilePlacement
 from datasets.histology_scaling import column_sums, mean_and_deviation
 from datasets.histology_splits import Draw, write_splits
 from datasets.leakage import check_disjoint
 from datasets.synthetic import image_expression
 
 RECORDED = np.load(Path(__file__).parent / "fixtures" / "image_expression" / "metrics.npz")
-BY_SITE = Placement(client_key="site", held_out="hospital_east")
+BY_SITE = TilePlacement(client_key="site", held_out="hospital_east")
 SPLITS = ("train", "val", "test")
 
 
@@ -58,12 +58,12 @@ def test_clients_by_column_and_a_held_out_one(folder: Path) -> None:
 
 
 def test_groups_dealt_evenly(folder: Path) -> None:
-    study = Study.open(folder / "metadata.csv", Placement(clients=5, seed=1))
+    study = Study.open(folder / "metadata.csv", TilePlacement(partition="evenly", clients=5, seed=1))
     assert study.clients == [f"client_0{number}" for number in range(1, 6)] and not study.has_held_out
     check_whole(study, 48)
     sizes = [len(set.union(*(groups(study, client, split) for split in SPLITS))) for client in study.clients]
     assert sorted(sizes) == [3, 3, 3, 3, 4]
-    again, other = (Study.open(folder, Placement(clients=5, seed=seed)) for seed in (1, 2))
+    again, other = (Study.open(folder, TilePlacement(partition="evenly", clients=5, seed=seed)) for seed in (1, 2))
     assert (again.clients_N == study.clients_N).all() and (other.clients_N != study.clients_N).any()
 
 
@@ -71,7 +71,7 @@ def test_a_split_file_decides(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "split.csv"
     draw = Draw(val_ratio=0.25, test_ratio=0.25)
     write_splits(folder / "metadata.csv", out, draw, group_col="group_id", path_col="path", client_col="site")
-    study = Study.open(folder, Placement(client_key="site", held_out="hospital_east", split=out))
+    study = Study.open(folder, TilePlacement(client_key="site", held_out="hospital_east", split=out))
     written = pd.read_csv(out, dtype=str)
     own = study.clients_N != "held_out"
     assert study.splits_N[own].tolist() == written["split"].to_numpy()[own].tolist()
@@ -87,7 +87,7 @@ def test_a_split_file_decides(folder: Path, tmp_path: Path) -> None:
 def test_without_a_test_split_validation_stands_for_it_and_says_so(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "split.csv"
     write_splits(folder / "metadata.csv", out, Draw(), group_col="group_id", path_col="path", client_col="site")
-    study = Study.open(folder, Placement(client_key="site", split=out))
+    study = Study.open(folder, TilePlacement(client_key="site", split=out))
     assert study.borrowed and study.manifest("hospital_west")["test"]["borrowed_from"] == "val"
     assert study.rows("hospital_west", "test").tolist() == study.rows("hospital_west", "val").tolist()
     assert set(study.identities("hospital_west")) == {"train", "val"}
@@ -116,7 +116,7 @@ def test_rows_without_a_partner_are_counted_and_left_out(folder: Path, split: Ca
 
     source = split(change)
     with pytest.warns(UserWarning) as caught:
-        study = Study.open(folder, Placement(client_key="site", split=source))
+        study = Study.open(folder, TilePlacement(client_key="site", split=source))
     told = [str(one.message) for one in caught]
     assert told == [
         f"{folder / 'metadata.csv'}: 2 rows have no partner in the other file; left out",
@@ -152,16 +152,26 @@ def test_split_files_that_do_not_fit_are_refused(
     folder: Path, split: Callable[..., Path], change: Callable[[pd.DataFrame], pd.DataFrame], expected: str
 ) -> None:
     source = split(change)
-    refused(lambda: Study.open(folder, Placement(client_key="site", split=source)), str(source), expected)
+    refused(lambda: Study.open(folder, TilePlacement(client_key="site", split=source)), str(source), expected)
 
 
 def test_placements_that_cannot_be_are_refused(folder: Path) -> None:
-    refused(lambda: Placement(), "neither client_key nor partition_clients given")
-    refused(lambda: Placement(client_key="site", clients=3), "both client_key and partition_clients given")
-    refused(lambda: Placement(clients=3, held_out="x"), "held_out_client 'x' has no effect")
-    refused(lambda: Placement(clients=3, fractions=(0.5, 0.5, 0.5)), "fractions")
-    refused(lambda: Study.open(folder, Placement(clients=8)), "client 'client_01' has 2 groups", "three needed")
-    refused(lambda: Study.open(folder, Placement(clients=99)), "clients: 99 are more than the 16 units")
+    refused(lambda: TilePlacement(), "client_key, partition: give one of the two")
+    refused(
+        lambda: TilePlacement(client_key="site", partition="evenly", clients=3),
+        "client_key, partition: give one of the two",
+    )
+    refused(lambda: TilePlacement(partition="evenly", clients=3, held_out="x"), "held_out_client: 'x' has no effect")
+    refused(lambda: TilePlacement(partition="evenly", clients=3, fractions=(0.5, 0.5, 0.5)), "fractions")
+    refused(
+        lambda: Study.open(folder, TilePlacement(partition="evenly", clients=8)),
+        "client 'client_01' has 2 groups",
+        "three needed",
+    )
+    refused(
+        lambda: Study.open(folder, TilePlacement(partition="evenly", clients=99)),
+        "clients: 99 are more than the 16 units",
+    )
     refused(lambda: Study.open(folder / "nowhere", BY_SITE), "nowhere: no such file")
 
 

@@ -255,7 +255,7 @@ def nothing(folder: Path) -> None:
 
 
 FIRST, THIRD = "tiles/hospital_north/000_00.png", "tiles/hospital_north/000_02.png"
-DEALT = ["options.client_key=null", "options.held_out_client=null"]
+DEALT = ["options.client_key=null", "options.held_out_client=held_out"]
 SPOILED: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
     "missing image": (lambda folder: (folder / THIRD).unlink(), [], ["row 3, line 4", "no such image file"]),
     "unreadable image": (
@@ -272,8 +272,8 @@ SPOILED: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
         ["group_id '000' is in two places", "row 21, line 22"],
     ),
     "no group column": (nothing, ["options.group_key=patient"], ["no column 'patient'"]),
-    "no clients": (nothing, DEALT, ["neither client_key nor partition_clients"]),
-    "too few groups": (nothing, [*DEALT, "options.partition_clients=9"], ["three needed for train, val and test"]),
+    "no clients": (nothing, DEALT, ["client_key, partition: give one of the two"]),
+    "too few groups": (nothing, [*DEALT, "options.partition={clients: 9}"], ["three needed for train, val and test"]),
     "unknown held-out client": (nothing, ["options.held_out_client=nobody"], ["site is nowhere 'nobody'"]),
     "gene names": (
         lambda folder: (folder / "genes.txt").write_text("one\n"),

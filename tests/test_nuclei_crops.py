@@ -9,7 +9,7 @@ import torch
 
 from datasets.nuclei_blocks import read_mask, read_raw
 from datasets.nuclei_crops import CropOptions, nucleus_number
-from datasets.nuclei_placement import Placement
+from datasets.nuclei_placement import NucleiPlacement
 from datasets.nuclei_positions import crop_count, grid, grid_fractions, mask_parts
 from datasets.volume_cache import SliceCache, process_cache
 from tests.toy_cells import refused
@@ -222,7 +222,7 @@ def test_nan_and_inf_become_zero_and_are_warned_of_once_per_nucleus(tmp_path):
 
 def test_margin_is_cut_from_volume_and_mask(tmp_path):
     root = study_folder(tmp_path, shape=(8, 8, 8))
-    place = Placement(partition="evenly", clients=1, seed=1)
+    place = NucleiPlacement(partition="evenly", clients=1, seed=1)
     options = CropOptions(crop_size=(8, 8, 8), margin=1)
     assert options.input_size == (6, 6, 6)
     whole = opened(root, placement=place, options=CropOptions(crop_size=(8, 8, 8)))

@@ -6,7 +6,7 @@ import tifffile
 
 from datasets.leakage import check_disjoint
 from datasets.nuclei_crops import CropOptions
-from datasets.nuclei_placement import Placement
+from datasets.nuclei_placement import NucleiPlacement
 from datasets.nuclei_table import Selection
 from tests.toy_cells import refused
 from tests.toy_nuclei import opened, study_folder, volume, write_slices, write_table
@@ -158,7 +158,7 @@ def test_class_tables(tmp_path, what):
     header, rows, message = TABLES[what]
     study_folder(tmp_path)
     write_table(tmp_path / "table.csv", rows, header)
-    placement = Placement(client_key="site", split_key="part")
+    placement = NucleiPlacement(client_key="site", split_key="part")
     table = tmp_path / "table.csv"
     refused(lambda: opened(tmp_path, class_table=table, placement=placement, unlisted="ignore"), "table.csv", message)
 
@@ -195,16 +195,19 @@ def test_filters_that_leave_nothing_or_name_nothing(tmp_path, selection, parts):
         ({"client_key": "site", "clients": 3}, "partition, clients: belong together"),
         ({"partition": "dirichlet", "clients": 2}, "alpha: belongs to partition: dirichlet"),
         ({"partition": "evenly", "clients": 2, "alpha": 1.0}, "alpha"),
-        ({"partition": "evenly", "clients": 2, "held_out": "x"}, "held_out: 'x' has no effect without client_key"),
+        (
+            {"partition": "evenly", "clients": 2, "held_out": "x"},
+            "held_out_client: 'x' has no effect without client_key",
+        ),
         ({"client_key": "site", "fractions": (0.9, 0.1, 0.0)}, "fractions"),
     ],
 )
 def test_placements_that_contradict_themselves(changes, part):
-    refused(lambda: Placement(**changes), part)
+    refused(lambda: NucleiPlacement(**changes), part)
 
 
 def test_too_few_nuclei_for_three_splits(tmp_path):
-    placement = Placement(partition="ranges", clients=3)
+    placement = NucleiPlacement(partition="ranges", clients=3)
     refused(lambda: opened(study_folder(tmp_path), placement=placement), "'client_01' has 2 units (0001, 0002), three")
 
 
@@ -212,7 +215,7 @@ def test_a_copied_nucleus_is_a_leak(tmp_path):
     study_folder(tmp_path, samples=6)
     for path in (tmp_path / "0005" / "raw").iterdir():
         path.write_bytes((tmp_path / "0001" / "raw" / path.name).read_bytes())
-    study = opened(tmp_path, placement=Placement(client_key="site", split_key="part"))
+    study = opened(tmp_path, placement=NucleiPlacement(client_key="site", split_key="part"))
     members = {("north", split): levels for split, levels in study.identities("north").items()}
     refused(lambda: check_disjoint(members, "study"), "content", "north/train and north/test")
 

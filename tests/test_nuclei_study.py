@@ -8,8 +8,9 @@ import pytest
 
 from datasets.leakage import check_disjoint
 from datasets.nuclei_crops import CropOptions
-from datasets.nuclei_placement import HELD_OUT, Placement
+from datasets.nuclei_placement import NucleiPlacement
 from datasets.nuclei_table import Selection, read_table, select
+from datasets.placement import HELD_OUT
 from datasets.unit_splits import SPLITS, split_by_class
 from tests.toy_cells import refused
 from tests.toy_nuclei import opened, study_folder, write_table
@@ -75,7 +76,7 @@ def test_filters_keep_what_they_name(tmp_path):
 
 
 def test_columns_of_the_table_give_client_and_split(tmp_path):
-    study = opened(study_folder(tmp_path), placement=Placement(client_key="site", split_key="part"))
+    study = opened(study_folder(tmp_path), placement=NucleiPlacement(client_key="site", split_key="part"))
     assert study.clients == ["north"] and not study.has_held_out
     found = {name: [one.sample for one in study.members("north", name)] for name in SPLITS}
     assert found == {"train": ["0001", "0002"], "val": ["0003", "0004"], "test": ["0005", "0006"]}
@@ -85,7 +86,7 @@ def test_held_out_nuclei_belong_to_nobody(tmp_path):
     study_folder(tmp_path)
     text = (tmp_path / "classes.csv").read_text().replace("0006,north", "0006,elsewhere")
     (tmp_path / "classes.csv").write_text(text)
-    study = opened(tmp_path, placement=Placement(client_key="site", held_out="elsewhere"))
+    study = opened(tmp_path, placement=NucleiPlacement(client_key="site", held_out="elsewhere"))
     assert study.clients == ["north"] and study.has_held_out
     assert [(one.sample, one.split) for one in study.members(HELD_OUT)] == [("0006", "test")]
     assert len(study.crops(HELD_OUT, "test")) == 4
@@ -96,9 +97,9 @@ def test_held_out_nuclei_belong_to_nobody(tmp_path):
 @pytest.mark.parametrize(
     "placement",
     [
-        Placement(partition="evenly", clients=3),
-        Placement(partition="ranges", clients=3),
-        Placement(partition="dirichlet", clients=3, alpha=1.0),
+        NucleiPlacement(partition="evenly", clients=3),
+        NucleiPlacement(partition="ranges", clients=3),
+        NucleiPlacement(partition="dirichlet", clients=3, alpha=1.0),
     ],
 )
 def test_no_nucleus_is_in_two_places_and_none_is_lost(tmp_path, placement):
@@ -127,7 +128,7 @@ def test_labels_follow_the_class_ids_and_crops_are_counted_by_class(tmp_path):
 
 def test_the_digest_sees_content_classes_splits_and_the_way_of_cutting(tmp_path):
     study_folder(tmp_path)
-    placement = Placement(client_key="site", split_key="part")
+    placement = NucleiPlacement(client_key="site", split_key="part")
 
     def digest(**changes):
         return opened(tmp_path, placement=placement, **changes).digest("north")

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from datasets.leakage import check_disjoint
 from datasets.nuclei import NucleiStudy
 from datasets.nuclei_crops import CropOptions
-from datasets.nuclei_placement import Placement
+from datasets.nuclei_placement import NucleiPlacement
 from datasets.nuclei_table import read_table
 from datasets.synthetic.vgg3d import CLASSES, SITES, make
 from tests.toy_cells import refused
@@ -33,7 +33,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def study(folder):
     options = CropOptions(crop_size=(16, 16, 16))
-    return NucleiStudy.open(folder, folder / "classes.csv", placement=Placement(client_key="site"), options=options)
+    return NucleiStudy.open(
+        folder, folder / "classes.csv", placement=NucleiPlacement(client_key="site"), options=options
+    )
 
 
 def test_it_is_a_small_study_of_three_institutes_without_leaks(folder, study):

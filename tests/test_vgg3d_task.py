@@ -110,7 +110,7 @@ class TestRefused:
             ),
             (
                 ["options.client_key=null", "options.partition={clients: 2}", "options.held_out_client=x"],
-                "held_out_client has no effect here; name a client_key, or leave it out",
+                "held_out_client: 'x' has no effect without client_key",
             ),
             (["options.client_key=null"], "client_key, partition: give one of the two"),
             (["options.partition={clients: 2}"], "client_key, partition: give one of the two"),

@@ -7,10 +7,10 @@ import tifffile
 
 from datasets.nuclei import NucleiStudy
 from datasets.nuclei_crops import CropOptions
-from datasets.nuclei_placement import Placement
+from datasets.nuclei_placement import NucleiPlacement
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures" / "vgg3d"
-ALONE = Placement(partition="evenly", clients=1)
+ALONE = NucleiPlacement(partition="evenly", clients=1)
 SMALL = CropOptions(crop_size=(4, 4, 4))
 
 

@@ -198,16 +198,16 @@ def _locate(schema: type[BaseModel], location: Sequence[str | int]) -> tuple[lis
             models = tagged
         elif models or isinstance(part, int):
             fields = {name: field for model in models for name, field in model.model_fields.items()}
-            known, models = list(fields), _models(fields[str(part)].annotation) if part in fields else []
+            known, models = list(fields), sections_of(fields[str(part)].annotation) if part in fields else []
             parts.append(str(part))
     return parts, known
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """Give the sections that a field can hold: itself, or the members of a union."""
+def sections_of(annotation: Any) -> list[type[BaseModel]]:
+    """Give the sections that a field of this type can hold: one, the members of a union, or none for plain values."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for inner in get_args(annotation) for model in _models(inner)]
+    return [model for inner in get_args(annotation) for model in sections_of(inner)]
 
 
 def _nearest(name: str, known: Sequence[str], otherwise: str) -> str:

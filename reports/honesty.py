@@ -60,12 +60,20 @@ def _state_warnings(scored: Sequence[RunRecord]) -> list[str]:
     dry = [record for record in scored if record.manifest.get("dry_run")]
     degraded = [record for record in scored if record.status == "degraded"]
     failed = [record for record in scored if record.status in ("failed", "running")]
+    borrowing = [record for record in scored if _borrows(record)]
     texts = {
         "Dry run on a few batches: {}. The numbers show that it runs, nothing else.": dry,
         "Degraded: {}. Some clients took no part in all of it.": degraded,
         "Scored but not completed: {}. The scores may not be final.": failed,
+        "No test split: {}. Validation samples stand for it, and they chose the epoch or round.": borrowing,
     }
     return [text.format(_named(group)) for text, group in texts.items() if group] + _memory_warning(scored)
+
+
+def _borrows(record: RunRecord) -> bool:
+    """Tell whether validation stands for the test of some client."""
+    files = [client.get("files") or {} for client in record.manifest.get("clients", {}).values()]
+    return any((one.get("test") or {}).get("borrowed_from") for one in files)
 
 
 def _memory_warning(scored: Sequence[RunRecord]) -> list[str]:

@@ -185,6 +185,15 @@ def test_a_dry_run_is_no_result(tmp_path: Path) -> None:
     ]
 
 
+def test_validation_that_stands_for_the_test_is_said(tmp_path: Path) -> None:
+    files = {"test": {"units": ["x"], "borrowed_from": "val"}}
+    described = {"train": 40, "val": 20, "test": 20, "files": files}
+    run = write_run(tmp_path / "run", "centralized", manifest={"clients": dict.fromkeys(("ada", "bob"), described)})
+    assert [text for text in warnings([RunRecord.read(run)]) if "No test split" in text] == [
+        "No test split: centralized (seed 0). Validation samples stand for it, and they chose the epoch or round."
+    ]
+
+
 def test_options_are_compared_key_by_key_but_resources_are_not(tmp_path: Path) -> None:
     train = {"lr": 0.1, "optimizer": {"name": "sgd", "momentum": 0.9}, "limit_batches": None}
     federation = {"rounds": 2, "local_epochs": 2, "strategy": {"name": "fedavg"}, "workers": 4}

@@ -6,6 +6,7 @@ DistributedDataParallel: shares may differ in size, and tasks call parts of the 
 """
 
 import contextlib
+import datetime
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from core.errors import UserError
 
 Value = TypeVar("Value")
+PATIENCE = datetime.timedelta(days=1)
+"""How long the others wait for the first process, which may index large data; when one dies, torchrun ends all."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ def joined() -> Iterator[Group]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     elif torch.backends.mps.is_available():
         raise UserError("torchrun: MPS cannot train in several processes; start the command without torchrun")
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
     try:
         yield Group(dist.get_rank(), size)
     finally:

@@ -11,11 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.errors import UserError
 from fl.launcher import free_port
 from tests.commands import refused, run
 from tests.conftest import Finished
 from training import checkpoints
+from training.config import load
 from training.distributed import ALONE, Group
+from training.runs import FollowingRun, Run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -124,6 +127,17 @@ def test_a_mistake_is_said_once_and_other_commands_refuse_torchrun(
     monkeypatch.setenv("WORLD_SIZE", "2")
     for command in ("fl", "compare"):
         assert "call it without torchrun" in refused(run(command, toy, "--results", tmp_path))
+
+
+def test_a_process_that_fails_alone_leaves_its_traceback(toy: Path, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", load(toy), "centralized")
+    following = FollowingRun.attach(run.folder)
+    before = (run.folder / "status.json").read_text()
+    assert following.fail(RuntimeError("the second card is gone")) == 1
+    assert following.fail(UserError("both say this")) == 2
+    log = (run.folder / "log.txt").read_text()
+    assert "RuntimeError: the second card is gone" in log and "both say this" not in log
+    assert (run.folder / "status.json").read_text() == before
 
 
 def test_shares_are_contiguous_and_complete() -> None:

@@ -106,7 +106,7 @@ class Run:
     def fail(self, error: BaseException) -> int:
         """Record why the run ended: one line in status.json, the traceback in log.txt; give the exit code."""
         self.log_quietly("".join(traceback.format_exception(error)))
-        code = 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+        code = exit_code_of(error)
         self.set_status("failed", one_line(error), code)
         return code
 
@@ -187,6 +187,13 @@ class Run:
 class FollowingRun(Run):
     """A run as the other processes of a distributed training see it: they compute the same and write nothing."""
 
+    def fail(self, error: BaseException) -> int:
+        """Keep a traceback that the first process does not have; give the exit code."""
+        code = exit_code_of(error)
+        if code == 1:
+            super().log_quietly("".join(traceback.format_exception(error)))
+        return code
+
     def set_status(self, status: Status, error: str | None = None, exit_code: int | None = None) -> None:
         """Leave status.json to the first process."""
 
@@ -213,6 +220,11 @@ class FollowingRun(Run):
 
     def save_predictions(self, model: str, data: str, predictions: Mapping[str, np.ndarray]) -> None:
         """Leave predictions to the first process."""
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Give the exit code of a command that an exception ended."""
+    return 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def _values(where: list[Any], entry: Mapping[str, Any]) -> Iterable[list[Any]]:

@@ -13,7 +13,8 @@ import scipy.sparse as sp
 
 from datasets.cells import Study
 from datasets.cells_h5ad import H5adTable
-from tests.toy_cells import GENES, PLAIN, all_counts, made, one_file, refused, whole, written
+from tests.refusals import refused
+from tests.toy_cells import GENES, PLAIN, all_counts, made, one_file, whole, written
 
 FIXTURES = Path(__file__).parent / "fixtures" / "nicheformer"
 

@@ -9,7 +9,8 @@ import pytest
 from datasets.cells import Study
 from datasets.leakage import check_disjoint
 from datasets.unit_splits import spatial_blocks, split_units
-from tests.toy_cells import PLAIN, all_counts, one_file, refused, whole
+from tests.refusals import refused
+from tests.toy_cells import PLAIN, all_counts, one_file, whole
 
 
 def test_splits_made_by_section_are_whole_complete_and_seeded(tmp_path):

@@ -12,7 +12,8 @@ import scipy.sparse as sp
 from datasets.cells import Study
 from datasets.cells_parquet import ParquetTable
 from datasets.leakage import check_disjoint
-from tests.toy_cells import GENES, PLAIN, all_counts, made, refused
+from tests.refusals import refused
+from tests.toy_cells import GENES, PLAIN, all_counts, made
 
 
 def parquet_study(folder, *, splits=("train", "val"), change=lambda frame: frame):

@@ -9,7 +9,8 @@ import scipy.sparse as sp
 
 from datasets.cells import Study
 from datasets.cells_h5ad import H5adTable
-from tests.toy_cells import PLAIN, made, refused, written
+from tests.refusals import refused
+from tests.toy_cells import PLAIN, made, written
 
 
 def test_paths_that_hold_no_study(tmp_path):

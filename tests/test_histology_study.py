@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from core.errors import UserError
 from datasets.histology import Study, TilePlacement
 from datasets.histology_scaling import column_sums, mean_and_deviation
 from datasets.histology_splits import Draw, write_splits
 from datasets.leakage import check_disjoint
 from datasets.synthetic import image_expression
+from tests.refusals import refused
 
 RECORDED = np.load(Path(__file__).parent / "fixtures" / "image_expression" / "metrics.npz")
 BY_SITE = TilePlacement(client_key="site", held_out="hospital_east")
@@ -25,14 +25,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("tiles") / "study"
     image_expression.make(made, patients=4, tiles_per_patient=3, size=16)
     return made
-
-
-def refused(act: Callable[[], object], *expected: str) -> None:
-    with pytest.raises(UserError) as caught:
-        act()
-    (line,) = str(caught.value).splitlines()
-    for part in expected:
-        assert part in line
 
 
 def groups(study: Study, client: str, split: str) -> set[str]:

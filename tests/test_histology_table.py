@@ -1,6 +1,6 @@
 """The metadata table: text stays text, and whatever cannot be used is refused in one line that names the row."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.errors import UserError
 from datasets.histology_table import read_gene_names, read_table, row_name
+from tests.refusals import refused
 
 ROWS = [
     ["a.png", "007", "north", "1.5", "0", "note"],
@@ -42,14 +42,6 @@ def changed(row: int, column: str, value: str) -> list[list[str]]:
     rows = [list(one) for one in ROWS]
     rows[row][HEADER.index(column)] = value
     return rows
-
-
-def refused(act: Callable[[], object], *expected: str) -> None:
-    with pytest.raises(UserError) as caught:
-        act()
-    (line,) = str(caught.value).splitlines()
-    for part in expected:
-        assert part in line
 
 
 def test_text_stays_text_and_further_columns_are_ignored(folder: Path) -> None:

@@ -12,7 +12,7 @@ from datasets.nuclei_crops import CropOptions, nucleus_number
 from datasets.nuclei_placement import NucleiPlacement
 from datasets.nuclei_positions import crop_count, grid, grid_fractions, mask_parts
 from datasets.volume_cache import SliceCache, process_cache
-from tests.toy_cells import refused
+from tests.refusals import refused
 from tests.toy_nuclei import FIXTURES, SMALL, opened, recorded, study_folder, volume, write_nucleus, write_table
 
 SPLITS = ("train", "val", "test")

@@ -8,7 +8,7 @@ from datasets.leakage import check_disjoint
 from datasets.nuclei_crops import CropOptions
 from datasets.nuclei_placement import NucleiPlacement
 from datasets.nuclei_table import Selection
-from tests.toy_cells import refused
+from tests.refusals import refused
 from tests.toy_nuclei import opened, study_folder, volume, write_slices, write_table
 
 RAW = "0002/raw/0001.tif"

@@ -12,7 +12,7 @@ from datasets.nuclei_placement import NucleiPlacement
 from datasets.nuclei_table import Selection, read_table, select
 from datasets.placement import HELD_OUT
 from datasets.unit_splits import SPLITS, split_by_class
-from tests.toy_cells import refused
+from tests.refusals import refused
 from tests.toy_nuclei import opened, study_folder, write_table
 
 IDS = [f"{number:04d}" for number in range(1, 41)]

@@ -6,7 +6,7 @@ import pytest
 from datasets.nuclei_crops import CropOptions
 from datasets.nuclei_intensity import measure
 from datasets.nuclei_transforms import add_noise, augment, contrast, cut_margin, flip, gamma, published, rotate
-from tests.toy_cells import refused
+from tests.refusals import refused
 from tests.toy_nuclei import FIXTURES, opened, study_folder, volume, write_nucleus, write_table
 
 RECORDED = np.load(FIXTURES / "transforms.npz")

@@ -18,7 +18,7 @@ from datasets.nuclei_crops import CropOptions
 from datasets.nuclei_placement import NucleiPlacement
 from datasets.nuclei_table import read_table
 from datasets.synthetic.vgg3d import CLASSES, SITES, make
-from tests.toy_cells import refused
+from tests.refusals import refused
 
 INSTITUTES = ["institute_north", "institute_south", "institute_west"]
 

@@ -3,10 +3,8 @@
 import anndata as ad
 import numpy as np
 import pandas as pd
-import pytest
 import scipy.sparse as sp
 
-from core.errors import UserError
 from datasets.cells import Study
 
 GENES = [f"ENSMUSG{number:011d}" for number in range(12)]
@@ -54,16 +52,6 @@ def one_file(path, *, clients=3, sections=4, per_section=10, **columns):
     order = random.permutation(n)
     adata[order].copy().write_h5ad(path)
     return path
-
-
-def refused(action, *parts):
-    with pytest.raises(UserError) as caught:
-        action()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message
-    return message
 
 
 def all_counts(cells, size=3):

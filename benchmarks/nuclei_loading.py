@@ -19,12 +19,12 @@ from rich.table import Table
 
 from benchmarks.nuclei_memory import CROP, SHAPE, write_nuclei
 from core.randomness import generator
+from datasets.array_cache import DEFAULT_BYTES, process_cache
 from datasets.nuclei_blocks import Triple, read_raw
 from datasets.nuclei_index import Volume, index_volumes
 from datasets.nuclei_positions import grid
 from datasets.nuclei_slices import read_slice
 from datasets.nuclei_transforms import Values
-from datasets.volume_cache import DEFAULT_BYTES, process_cache
 
 SIZE: Triple = (CROP, CROP, CROP)
 Where = tuple[Volume, Triple]

@@ -10,7 +10,6 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from core.files import sha256_json
 from training import checkpoints
 from training.distributed import Group
 from training.engine import EpochSummary, Trainer
@@ -19,6 +18,7 @@ from training.loading import Pool
 from training.manifest import Outcome
 from training.metrics import Metrics
 from training.parameters import count_parameters, load_state, trainable_state, weights_hash
+from training.preparation import basis
 from training.runs import Run
 from training.scoring import entry, merged
 from training.selection import Selection
@@ -48,6 +48,7 @@ class Member:
         held_out: Samples | None,
         device: torch.device,
         monitor: tuple[str, bool],
+        digests: Mapping[str, str],
         group: Group,
     ) -> None:
         """Set up a model with fresh weights.
@@ -63,6 +64,7 @@ class Member:
             held_out: The set that belongs to no client, opened before training so that a fault in it shows at once.
             device: Where the network is.
             monitor: Validation metric and whether higher is better.
+            digests: Client -> SHA-256 of its data.
             group: The processes that train it together.
         """
         self.run, self.task, self.name, self.clients = run, task, name, clients
@@ -84,11 +86,8 @@ class Member:
             device=device,
             group=group,
         )
-        self.basis = {
-            "config": sha256_json(run.experiment.model_dump(mode="json")),
-            "data": sha256_json({client: task.data_digest(client) for client in clients}),
-            "processes": group.size,
-        }
+        own = {client: digests[client] for client in clients}
+        self.basis = {**basis(run.experiment, own), "processes": group.size}
 
     def train(self) -> Outcome:
         """Train to the end of the budget, load the selected weights, store them."""

@@ -54,6 +54,7 @@ class _Runner:
         self.statistics = {client: self._of(client, "statistics", self.task.statistics) for client in self.clients}
         self.everyone = merge_statistics(self.statistics)
         self.descriptions = {client: self.task.describe(client) for client in self.clients}
+        self.digests = {client: self._of(client, "digest", self.task.data_digest) for client in self.clients}
 
     def execute(self) -> Status:
         start = time.perf_counter()
@@ -99,7 +100,18 @@ class _Runner:
             data = {client: self._of(client, "open", opened) for client in self.clients}
             held_out = open_held_out(self.task, fitted, network, self.experiment, self.device)
         return Member(
-            self.run, self.task, name, clients, fitted, network, data, held_out, self.device, monitor, self.group
+            self.run,
+            self.task,
+            name,
+            clients,
+            fitted,
+            network,
+            data,
+            held_out,
+            self.device,
+            monitor,
+            self.digests,
+            self.group,
         )
 
     def score(self, member: Member) -> dict[str, Metrics]:
@@ -123,7 +135,7 @@ class _Runner:
             self.experiment,
             outcomes,
             clients=self.descriptions,
-            data={client: self.task.data_digest(client) for client in self.clients},
+            data=self.digests,
             held_out=held_out,
             budget={"epochs": self.experiment.epochs, "rounds": None, "local_epochs": None},
             seconds=seconds,

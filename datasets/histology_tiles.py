@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.randomness import generator
-from datasets.volume_cache import SliceCache
+from datasets.array_cache import ArrayCache
 
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "La", "RGBa")
 """Pillow's modes with at most eight bits per channel: only those convert to RGB without being clipped."""
@@ -27,9 +27,9 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 @functools.cache
-def tile_cache(size: int) -> SliceCache:
+def tile_cache(size: int) -> ArrayCache:
     """Give this process's decoded tiles of one size; who opens a study sets the limit in bytes."""
-    return SliceCache()
+    return ArrayCache()
 
 
 def read_tile(path: Path, size: int) -> npt.NDArray[np.uint8]:

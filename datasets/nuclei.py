@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from core.errors import UserError
 from core.files import sha256_json
+from datasets.array_cache import DEFAULT_BYTES, process_cache
 from datasets.nuclei_crops import AugmentedCrops, CropOptions, CroppedNucleus, NucleiCrops
 from datasets.nuclei_index import Volume, find_folders, index_volumes, nucleus_folders
 from datasets.nuclei_intensity import Intensity, intensities
@@ -22,7 +23,6 @@ from datasets.nuclei_sidecar import remember
 from datasets.nuclei_table import Row, Selection, canonical, read_table, select
 from datasets.placement import HELD_OUT
 from datasets.unit_splits import SPLITS
-from datasets.volume_cache import DEFAULT_BYTES, process_cache
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class NucleiStudy:
         if nucleus.class_id not in labels:
             raise UserError(
                 f"{self.class_table}: sample {nucleus.sample}: class {nucleus.class_id} ({nucleus.class_name}) is not "
-                "among the classes trained on; remove it with classes"
+                "among the classes trained on; choose the classes with class_ids"
             )
         return CroppedNucleus(
             sample=nucleus.sample,

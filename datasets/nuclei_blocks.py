@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from core.errors import UserError
+from datasets.array_cache import process_cache
 from datasets.nuclei_index import Volume
 from datasets.nuclei_slices import read_slice
-from datasets.volume_cache import process_cache
 
 Triple = tuple[int, int, int]
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from core.files import sha256_json
 from fl.exchange import Arrays, to_arrays, to_tensors
 from fl.strategies import Aggregator, Update
 from fl.travel import Travel
@@ -18,8 +17,7 @@ from training.features import frozen_hash
 from training.manifest import Outcome
 from training.metrics import Metrics
 from training.parameters import count_parameters, load_state, trainable_state, weights_hash
-from training.predictions import save_predictions
-from training.preparation import build_network, monitored, open_held_out
+from training.preparation import basis, build_network, monitored, open_held_out
 from training.runs import Run
 from training.selection import Selection
 from training.task import Task
@@ -55,8 +53,7 @@ class GlobalModel:
         self.aggregator = Aggregator(experiment.federation.strategy, parameters)
         self.selection = Selection(higher_is_better, experiment.train.early_stopping)
         self.fingerprint = checkpoints.fingerprint(experiment.task, self.network, fitted)
-        config = sha256_json(experiment.model_dump(mode="json"))
-        self.basis = {"config": config, "data": sha256_json(dict(digests))}
+        self.basis = basis(experiment, digests)
         self.round, self.samples = 0, 0
         self.monitored_value: float | None = None
         # What is personal never reaches the server, so it has no whole network to score.
@@ -97,7 +94,7 @@ class GlobalModel:
             self.task, self.network, self.held_out, self.fitted, self.run.experiment.train, self.device
         )
         if store:
-            save_predictions(self.run.folder, "federated", "held_out", evaluation.predictions)
+            self.run.save_predictions("federated", "held_out", evaluation.predictions)
         return evaluation.metrics
 
     def checkpoint(self, failures: list[dict[str, Any]]) -> None:
@@ -162,7 +159,7 @@ class GlobalModel:
 
     def _save(self, which: str, more: dict[str, Any]) -> None:
         content = {"fingerprint": self.fingerprint, "state": to_tensors(self.arrays), **more}
-        checkpoints.save(self._path(which), content)
+        self.run.save_checkpoint(self._path(which), content)
 
     def _load(self, state: dict[str, torch.Tensor]) -> None:
         self.arrays = to_arrays(state, self.travel.names)

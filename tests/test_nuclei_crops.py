@@ -7,11 +7,11 @@ import pytest
 import tifffile
 import torch
 
+from datasets.array_cache import ArrayCache, process_cache
 from datasets.nuclei_blocks import read_mask, read_raw
 from datasets.nuclei_crops import CropOptions, nucleus_number
 from datasets.nuclei_placement import NucleiPlacement
 from datasets.nuclei_positions import crop_count, grid, grid_fractions, mask_parts
-from datasets.volume_cache import SliceCache, process_cache
 from tests.refusals import refused
 from tests.toy_nuclei import FIXTURES, SMALL, opened, recorded, study_folder, volume, write_nucleus, write_table
 
@@ -102,11 +102,11 @@ def test_only_the_slices_of_a_crop_are_read_and_only_once(tmp_path):
     assert cache.reads == 4
     torch.testing.assert_close(samples[where]["volume"], first, rtol=0, atol=0)
     paths = {tifffile.imread(path).tobytes() for path in sorted((tmp_path / samples.units[0] / "raw").iterdir())[4:8]}
-    assert {values.tobytes() for values in cache._slices.values()} == paths
+    assert {values.tobytes() for values in cache._arrays.values()} == paths
 
 
 def test_the_cache_drops_the_oldest_and_never_passes_its_limit(tmp_path):
-    cache = SliceCache(limit=250)
+    cache = ArrayCache(limit=250)
     paths = [tmp_path / str(number) for number in range(4)]
 
     def get(number):
@@ -122,7 +122,7 @@ def test_the_cache_drops_the_oldest_and_never_passes_its_limit(tmp_path):
     assert (cache.reads, cache.size) == (4, 200)
     with pytest.raises(ValueError, match="read-only"):
         get(1)[0] = 5
-    nothing = SliceCache(limit=0)
+    nothing = ArrayCache(limit=0)
     assert nothing.get(paths[0], lambda path: np.ones(3))[0] == 1 and nothing.size == 0
 
 

@@ -65,13 +65,18 @@ def evaluate(
             stored.append(task.predictions(outputs, batch))
     if group.size > 1:
         metrics, stored = _joined(Metrics(task.metrics(fitted)), metrics, stored, len(batches), group)
+    return Evaluation(metrics, _predictions(stored, samples, metrics.count))
+
+
+def _predictions(stored: list[Batch], samples: Samples, count: int) -> dict[str, np.ndarray]:
+    """Join what was stored of the batches, with the ids and units of the samples where they have some."""
     predictions: dict[str, np.ndarray] = (
         {key: torch.cat([part[key] for part in stored]).numpy() for key in stored[0]} if stored else {}
     )
     for key, attribute in {"sample": "names", "unit": "units"}.items():
         if (texts := getattr(samples, attribute, None)) is not None:
-            predictions[key] = np.asarray(texts)[: metrics.count]
-    return Evaluation(metrics, predictions)
+            predictions[key] = np.asarray(texts)[:count]
+    return predictions
 
 
 def _joined(

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -58,6 +59,11 @@ def monitored(experiment: Experiment, task: Task, fitted: BaseModel) -> tuple[st
     """Give the metric that selects and stops, and whether higher is better."""
     name = experiment.train.monitor or task.primary
     return name, Metrics(task.metrics(fitted)).higher_is_better(name)
+
+
+def basis(experiment: Experiment, digests: Mapping[str, str]) -> dict[str, Any]:
+    """Give hashes of what a checkpoint rests on: a run goes on from it only where these are the same."""
+    return {"config": sha256_json(experiment.model_dump(mode="json")), "data": sha256_json(dict(digests))}
 
 
 def fitted_hash(fitted: BaseModel) -> str:

@@ -1,4 +1,4 @@
-"""The slices read last, decoded, up to a number of bytes: one cache per process, whatever the number of datasets."""
+"""The slices or tiles read last, decoded, up to a number of bytes: one cache per process, however many datasets."""
 
 import functools
 import os
@@ -13,13 +13,13 @@ import numpy.typing as npt
 DEFAULT_BYTES = 256 * 1024**2
 
 
-class SliceCache:
-    """Least recently used slices go first when the limit is passed.
+class ArrayCache:
+    """Least recently used arrays go first when the limit is passed.
 
     Attributes:
         limit: Bytes that may be held.
         size: Bytes held now.
-        reads: Slices that were not there and had to be read.
+        reads: Arrays that were not there and had to be read.
     """
 
     def __init__(self, limit: int = DEFAULT_BYTES) -> None:
@@ -30,31 +30,31 @@ class SliceCache:
     def clear(self) -> None:
         """Forget everything, the lock too: a forked process may have got it locked."""
         self.size = self.reads = 0
-        self._slices: OrderedDict[Path, npt.NDArray[Any]] = OrderedDict()
+        self._arrays: OrderedDict[Path, npt.NDArray[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, path: Path, read: Callable[[Path], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """Give a slice, read where it is not held. Nobody may write to it."""
+        """Give an array, read where it is not held. Nobody may write to it."""
         with self._lock:
-            if path in self._slices:
-                self._slices.move_to_end(path)
-                return self._slices[path]
+            if path in self._arrays:
+                self._arrays.move_to_end(path)
+                return self._arrays[path]
         values = read(path)
         values.setflags(write=False)
         with self._lock:
             self.reads += 1
-            if path not in self._slices:
-                self._slices[path] = values
+            if path not in self._arrays:
+                self._arrays[path] = values
                 self.size += values.nbytes
             while self.size > self.limit:
-                _, oldest = self._slices.popitem(last=False)
+                _, oldest = self._arrays.popitem(last=False)
                 self.size -= oldest.nbytes
         return values
 
 
 @functools.cache
-def process_cache() -> SliceCache:
+def process_cache() -> ArrayCache:
     """Give the cache of this process; a forked loader worker starts with an empty one of the same limit."""
-    cache = SliceCache()
+    cache = ArrayCache()
     os.register_at_fork(after_in_child=cache.clear)
     return cache

@@ -177,7 +177,7 @@ class Member:
         if best:
             load_state(self.network, checkpoints.load(self.folder / f"best-{best}.pt", self.fingerprint)["state"])
         member = self.name if self.run.setting == "local" else None
-        digest = self.run.save_model(self.network.state_dict(), self.fingerprint, member)
+        digest = self.run.save_model(self.network.state_dict(), self.fingerprint, self.fitted, member)
         return Outcome(
             fitted=self.fitted,
             parameters=count_parameters(self.network),

@@ -15,10 +15,18 @@ from training.distributed import ALONE, Group
 from training.manifest import Outcome, manifest, skipped_steps
 from training.memory import memory_monitor
 from training.metrics import Metrics, States
-from training.preparation import build_network, check_leaks, check_names, monitored, open_client, open_held_out
+from training.preparation import (
+    build_network,
+    check_leaks,
+    check_names,
+    complete,
+    monitored,
+    open_client,
+    open_held_out,
+)
 from training.runs import Run, Status
 from training.scoring import merged, row, summary_head
-from training.statistics import merge_statistics
+from training.statistics import Statistics
 from training.task import ClientData
 
 Answer = TypeVar("Answer")
@@ -52,7 +60,7 @@ class _Runner:
             self.clients = check_names(self.task.clients(), str(self.task.data))
         check_leaks(self.task, self.clients)
         self.statistics = {client: self._of(client, "statistics", self.task.statistics) for client in self.clients}
-        self.everyone = merge_statistics(self.statistics)
+        self.everyone = self._complete(self.clients)
         self.descriptions = {client: self.task.describe(client) for client in self.clients}
         self.digests = {client: self._of(client, "digest", self.task.data_digest) for client in self.clients}
 
@@ -89,7 +97,7 @@ class _Runner:
 
     def member(self, name: str, clients: list[str]) -> Member:
         """Build the network and open the data of a member."""
-        fitted = self.task.fit(merge_statistics({c: self.statistics[c] for c in clients}), self.everyone)
+        fitted = self.task.fit(self._complete(clients), self.everyone)
         monitor = monitored(self.experiment, self.task, fitted)
         network = build_network(self.task, fitted, self.experiment.seed).to(self.device)
 
@@ -120,6 +128,14 @@ class _Runner:
         if member.held_out is not None:
             sets["held_out"] = member.held_out
         return {data: member.score(data, samples) for data, samples in sets.items()}
+
+    def _complete(self, clients: list[str]) -> Statistics:
+        """Merge the statistics of both passes."""
+        return complete(
+            self.task,
+            {client: self.statistics[client] for client in clients},
+            lambda client, first: self._of(client, "statistics", lambda name: self.task.second_statistics(name, first)),
+        )
 
     def _of(self, client: str, phase: str, ask: Callable[[str], Answer]) -> Answer:
         """Ask for something of a client; where that fails, say in status.json whose data it was."""

@@ -18,6 +18,7 @@ from training.evaluation import evaluate
 from training.parameters import load_state, trainable_state
 from training.predictions import save_predictions
 from training.preparation import build_network
+from training.statistics import Statistics
 from training.task import Task
 
 
@@ -35,8 +36,14 @@ def describe(task: Task, client: str, *, own_data: bool) -> Part:
         "description": task.describe(client),
         "digest": task.data_digest(client),
         "identities": identities,
+        "absent": task.absent(client),
     }
     return Part(info)
+
+
+def describe_again(task: Task, client: str, first: Statistics) -> Part:
+    """Give the statistics that rest on the merged first ones of all clients."""
+    return Part({"statistics": task.second_statistics(client, first).model_dump(mode="json")})
 
 
 def open_data(session: ClientSession, client: str, request: dict[str, Any], arrays: Arrays, folder: Path) -> Part:
@@ -79,7 +86,8 @@ def train(session: ClientSession, client: str, request: dict[str, Any], arrays: 
     samples = session.client(client).train
     summaries = [trainer.run_epoch(samples, (number - 1) * epochs + epoch) for epoch in range(epochs)]
     _keep_state(session, client, folder, number, trainer, request["selected"])
-    update = to_arrays(trainable_state(network), session.travel.trained(number))
+    trained = session.travel.trained(number, session.task.absent(client))
+    update = to_arrays(trainable_state(network), trained)
     info = {
         "samples": len(samples),
         "seen": sum(summary.samples for summary in summaries),

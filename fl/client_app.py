@@ -15,6 +15,8 @@ from fl.client_session import ClientSession, open_experiment, open_session
 from fl.exchange import Arrays, Part, pack, unpack
 from training.device import threads
 from training.provenance import code_digest
+from training.statistics import Statistics
+from training.task import Task
 
 app = ClientApp()
 Answer = Callable[[str], Part]
@@ -42,15 +44,18 @@ def hello(message: Message, context: Context) -> Message:
 @app.query("statistics")
 def statistics(message: Message, context: Context) -> Message:
     """Describe the train splits, without rows leaving the node."""
-    request = _request(message)
+    own_data = _own_data(context) is not None
+    return _with_task(message, context, lambda task, name, _: client.describe(task, name, own_data=own_data))
 
-    def answer(name: str) -> Part:
-        data = _own_data(context)
-        return client.describe(
-            open_experiment(request["experiment"], data, request["folder"])[1], name, own_data=data is not None
-        )
 
-    return _reply(message, request["clients"], answer)
+@app.query("second_statistics")
+def second_statistics(message: Message, context: Context) -> Message:
+    """Describe the train splits once more, knowing what all clients said at first."""
+
+    def act(task: Task, name: str, request: dict[str, Any]) -> Part:
+        return client.describe_again(task, name, Statistics.model_validate(request["first"]))
+
+    return _with_task(message, context, act)
 
 
 @app.query("open")
@@ -69,6 +74,16 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Score the global weights at the asked clients."""
     return _with_session(message, context, client.score)
+
+
+def _with_task(message: Message, context: Context, act: Callable[[Task, str, dict[str, Any]], Part]) -> Message:
+    request = _request(message)
+
+    def answer(name: str) -> Part:
+        task = open_experiment(request["experiment"], _own_data(context), request["folder"])[1]
+        return act(task, name, request)
+
+    return _reply(message, request["clients"], answer)
 
 
 def _with_session(

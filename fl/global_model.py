@@ -1,7 +1,6 @@
 """The global weights: aggregated, selected, scored on the held-out set, and kept from round to round."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from pydantic import BaseModel
 
 from fl.exchange import Arrays, to_arrays, to_tensors
-from fl.strategies import Aggregator, Update
+from fl.strategies import Aggregator, Update, completed
 from fl.travel import Travel
 from training import checkpoints
 from training.evaluation import evaluate
@@ -69,14 +68,18 @@ class GlobalModel:
         """Give what clients need of the global weights in a round."""
         return {name: self.arrays[name] for name in self.travel.moved(number)}
 
-    def expected(self, number: int) -> Arrays:
-        """Give the global weights that a round's updates replace."""
-        return {name: self.arrays[name] for name in self.travel.trained(number)}
+    def expected(self, number: int, absent: tuple[str, ...]) -> Arrays:
+        """Give the global weights that an update of a round replaces.
+
+        Args:
+            number: The round.
+            absent: Patterns of what the client has no data for.
+        """
+        return {name: self.arrays[name] for name in self.travel.trained(number, absent)}
 
     def advance(self, number: int, updates: Mapping[str, Update], samples: int) -> None:
-        """Aggregate a round's updates into new global weights; what did not train counts as unchanged."""
-        whole = {client: replace(update, arrays={**self.arrays, **update.arrays}) for client, update in updates.items()}
-        self.arrays = self.aggregator.aggregate(number, self.arrays, whole)
+        """Aggregate a round's updates into new global weights; what nobody trained counts as unchanged."""
+        self.arrays = self.aggregator.aggregate(number, self.arrays, completed(self.arrays, updates))
         self.round, self.samples = number, self.samples + samples
         load_state(self.network, to_tensors(self.arrays))
 
@@ -133,7 +136,7 @@ class GlobalModel:
         if self.selected != self.round:
             best = self._path(f"best-{self.selected}")
             self._load(checkpoints.load(best, self.fingerprint)["state"])
-        self.run.save_model(self.network.state_dict(), self.fingerprint)
+        self.run.save_model(self.network.state_dict(), self.fingerprint, self.fitted)
 
     @property
     def selected(self) -> int:

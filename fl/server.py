@@ -23,7 +23,7 @@ from training.device import choose_device, threads
 from training.manifest import manifest, skipped_steps
 from training.memory import memory_monitor
 from training.metrics import Metrics
-from training.preparation import check_leaks, check_names
+from training.preparation import check_leaks, check_names, complete
 from training.provenance import code_digest
 from training.runs import Run, Status
 from training.schedules import Plateau
@@ -110,12 +110,20 @@ class Server:
         answers = self._ask("query.statistics", self.clients, 0, {})
         parts = {client: part.info for client, part in answers.good.items()}
         self.clients = sorted(parts)
-        self.everyone = merge_statistics(
-            {client: Statistics.model_validate(info["statistics"]) for client, info in parts.items()}
-        )
+        first = {client: Statistics.model_validate(info["statistics"]) for client, info in parts.items()}
+        second = self._second_statistics(first) if self.task.two_passes else {}
+        self.everyone = complete(self.task, first, lambda client, _: second[client])
         self.descriptions = {client: info["description"] for client, info in parts.items()}
         self.digests = {client: info["digest"] for client, info in parts.items()}
+        self.absent = {client: tuple(info["absent"]) for client, info in parts.items()}
         self._refuse_leaks(parts)
+
+    def _second_statistics(self, first: dict[str, Statistics]) -> dict[str, Statistics]:
+        """Ask for sums that rest on the first statistics of all: who gave those must give these, too."""
+        known = merge_statistics(first).model_dump(mode="json")
+        answers = self._ask("query.second_statistics", self.clients, 0, {"first": known})
+        raise_refusals(answers.failures)
+        return {name: Statistics.model_validate(part.info["statistics"]) for name, part in answers.good.items()}
 
     def _refuse_leaks(self, parts: dict[str, dict[str, Any]]) -> None:
         """Refuse a unit that stands in two splits or at two clients; nodes with data of their own show hashes only."""
@@ -138,7 +146,7 @@ class Server:
             "monitored": self.model.monitored_value,
             "selected": self.model.selection.best_step,
         }
-        trained = self._ask("train", chosen, number, request, sent, self._reject(self.model.expected(number)))
+        trained = self._ask("train", chosen, number, request, sent, self._reject(number))
         updates = {
             name: Update(part.arrays["update"], part.info["samples"], part.info["initial_loss"])
             for name, part in trained.good.items()
@@ -196,8 +204,12 @@ class Server:
             raise RoundError(f"round {number}: {len(answers.good)} good replies to {kind}, {needed} needed")
         return answers
 
-    def _reject(self, expected: Arrays) -> Callable[[str, Part], str | None]:
-        return lambda name, part: reason_to_reject(part, expected, self.descriptions[name]["train"])
+    def _reject(self, number: int) -> Callable[[str, Part], str | None]:
+        def reason(name: str, part: Part) -> str | None:
+            expected = self.model.expected(number, self.absent[name])
+            return reason_to_reject(part, expected, self.descriptions[name]["train"])
+
+        return reason
 
     def _note(self, failure: Failure, number: int) -> None:
         self.run.client_failed(failure.client, number, failure.phase, failure.message, failure.details)

@@ -5,7 +5,7 @@ it would send (`configure_train`) and given the good replies in the order of cli
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -130,6 +130,25 @@ def _reply(update: Update, weights: Arrays) -> Message:
     metrics = MetricRecord({"num-examples": update.samples, "train_loss": update.initial_loss})
     content = RecordDict({"arrays": _record(weights), "metrics": metrics})
     return Message(content=content, dst_node_id=1, message_type="train")
+
+
+def completed(arrays: Arrays, updates: Mapping[str, Update]) -> dict[str, Update]:
+    """Give updates that all hold the same names, without swaying the average of those who trained.
+
+    A client that has no data for a part abstains: it is given the average of the others. What nobody trained stays.
+
+    Args:
+        arrays: The global weights before the round.
+        updates: Client -> what it trained.
+    """
+    stand_ins = dict(arrays)
+    ordered = [updates[name] for name in sorted(updates)]
+    for name in arrays:
+        voters = [update for update in ordered if name in update.arrays]
+        if 0 < len(voters) < len(ordered):
+            combine = _average if np.issubdtype(arrays[name].dtype, np.floating) else _highest
+            stand_ins[name] = combine(name, voters)
+    return {client: replace(update, arrays={**stand_ins, **update.arrays}) for client, update in updates.items()}
 
 
 def _average(name: str, updates: Sequence[Update]) -> np.ndarray:

@@ -6,7 +6,7 @@ from torch import nn
 
 from core.errors import UserError
 from training.federation import Federation
-from training.parameters import batchnorm_buffers, held_back, trainable_state, travelling_names
+from training.parameters import batchnorm_buffers, fits, held_back, trainable_state, travelling_names
 from training.task import Task
 
 
@@ -37,9 +37,15 @@ class Travel:
         self.personal = set(trainable_state(network)) - {*self.names, *frozen}
         """What trains and stays at its client."""
 
-    def trained(self, number: int) -> list[str]:
-        """Name what trains in a round: this goes from the clients to the server."""
-        return self._training(range((number - 1) * self.epochs, number * self.epochs))
+    def trained(self, number: int, absent: tuple[str, ...] = ()) -> list[str]:
+        """Name what trains in a round: this goes from a client to the server.
+
+        Args:
+            number: The round.
+            absent: Patterns of what the client has no data for.
+        """
+        names = self._training(range((number - 1) * self.epochs, number * self.epochs))
+        return [name for name in names if not fits(name, absent)]
 
     def moved(self, number: int) -> list[str]:
         """Name what has trained up to a round: this goes to the clients, which have all else from the start."""

@@ -121,6 +121,7 @@ class Trainer:
             with layers, synced_batchnorm(self.network, self.group.size):
                 for number, step in enumerate(steps):
                     self._set_rate(epoch, number, len(steps))
+                    self.task.advance(self.network, epoch, epoch * len(steps) + number)
                     done = self._step(itertools.islice(watched, len(step.batches)), step)
                     if done is None:
                         skipped += 1

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from training.config import Experiment
 from training.features import encode_samples, frozen_hash
 from training.metrics import Metrics
 from training.provenance import code_digest
+from training.statistics import Statistics, merge_statistics
 from training.task import ClientData, Samples, Task
 
 RESERVED = {"pooled", "held_out", "centralized", "federated", "local"}
@@ -47,6 +48,23 @@ def check_leaks(task: Task, clients: Sequence[str]) -> None:
     if held_out:
         members["held_out", "test"] = held_out
     check_disjoint(members, str(task.data))
+
+
+def complete(task: Task, first: Mapping[str, Statistics], ask: Callable[[str, Statistics], Statistics]) -> Statistics:
+    """Merge the statistics of some clients, and those of the second pass where the task makes one.
+
+    Args:
+        task: Says whether there is a second pass.
+        first: Client -> what it gave in the first pass.
+        ask: Gives a client's second statistics, once the first are merged.
+
+    Raises:
+        UserError: Clients describe different things.
+    """
+    merged = merge_statistics(first)
+    if not task.two_passes:
+        return merged
+    return merged.joined(merge_statistics({client: ask(client, merged) for client in first}))
 
 
 def build_network(task: Task, fitted: BaseModel, seed: int) -> nn.Module:

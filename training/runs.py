@@ -1,7 +1,7 @@
 """The run folder, the same for the three settings, so that a report needs no cases.
 
 config.yaml  manifest.json  status.json  history.json  metrics.csv  metrics.json  eval_summary.json
-predictions/  checkpoints/  model_final.pt (local: one per client)  log.txt  tensorboard/
+predictions/  checkpoints/  model_final.pt and .json (local: one per client)  log.txt  tensorboard/
 """
 
 import csv
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel
 from torch import Tensor
 
 from core.errors import UserError, one_line
@@ -144,13 +145,23 @@ class Run:
         """Write manifest.json."""
         write_json(self.folder / "manifest.json", {"setting": self.setting, "seed": self.experiment.seed, **facts})
 
-    def save_model(self, state: Mapping[str, Tensor], fingerprint: str, member: str | None = None) -> str:
-        """Write the final weights (`model_final.pt`, or `model_final.<client>.pt`) and give their SHA-256."""
-        name = f"model_final.{member}.pt" if member else "model_final.pt"
+    def save_model(
+        self, state: Mapping[str, Tensor], fingerprint: str, fitted: BaseModel, member: str | None = None
+    ) -> str:
+        """Write the final weights (`model_final.pt`, or `model_final.<client>.pt`) and give their SHA-256.
+
+        Beside them, as `.json`, goes what was fitted on training data: without it they say nothing of new data.
+        """
+        path = model_path(self.folder, member)
         digest = weights_hash(state)
         tensors = {key: value.detach().cpu().clone() for key, value in state.items()}
-        self.save_checkpoint(self.folder / name, {"fingerprint": fingerprint, "sha256": digest, "state": tensors})
+        self.save_fitted(path.with_suffix(".json"), fitted)
+        self.save_checkpoint(path, {"fingerprint": fingerprint, "sha256": digest, "state": tensors})
         return digest
+
+    def save_fitted(self, path: Path, fitted: BaseModel) -> None:
+        """Write what was fitted on training data."""
+        write_text(path, fitted.model_dump_json(indent=1) + "\n")
 
     def save_checkpoint(self, path: Path, content: Mapping[str, Any]) -> None:
         """Write a checkpoint."""
@@ -215,11 +226,19 @@ class FollowingRun(Run):
     def write_summary(self, primary: str, selected: Mapping[str, int]) -> None:
         """Leave metrics.json to the first process."""
 
+    def save_fitted(self, path: Path, fitted: BaseModel) -> None:
+        """Leave the preprocessing to the first process."""
+
     def save_checkpoint(self, path: Path, content: Mapping[str, Any]) -> None:
         """Leave checkpoints to the first process."""
 
     def save_predictions(self, model: str, data: str, predictions: Mapping[str, np.ndarray]) -> None:
         """Leave predictions to the first process."""
+
+
+def model_path(folder: Path, member: str | None = None) -> Path:
+    """Give where the final weights of a run, or of one of its local models, are."""
+    return folder / (f"model_final.{member}.pt" if member else "model_final.pt")
 
 
 def exit_code_of(error: BaseException) -> int:

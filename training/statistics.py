@@ -50,6 +50,10 @@ class Statistics(BaseModel):
             counts={name: _added(table, other.counts[name]) for name, table in self.counts.items()},
         )
 
+    def joined(self, other: "Statistics") -> "Statistics":
+        """Put two sets of statistics with different names side by side."""
+        return Statistics(arrays={**self.arrays, **other.arrays}, counts={**self.counts, **other.counts})
+
 
 def _added(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
     total = Counter(one)

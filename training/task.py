@@ -6,15 +6,18 @@ settings differ only in who calls the training loop and on which data.
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 from pydantic import BaseModel
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from core.errors import UserError
+from core.tables import write_table
 from training.options import DataPath, Options
 from training.statistics import Statistics
 
@@ -63,6 +66,14 @@ class Loss:
     parts: Mapping[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a network says of a batch of new samples: their names, and its outputs on the CPU."""
+
+    names: Sequence[str]
+    outputs: Batch
+
+
 class Task(Options):
     """A learning problem. Its fields are the options of the YAML; its methods are all that a setting calls."""
 
@@ -72,6 +83,8 @@ class Task(Options):
     """The headline metric, one that `metrics` computes."""
     axis: ClassVar[str] = "class"
     """What `classes` names: class, gene, ..."""
+    two_passes: ClassVar[bool] = False
+    """Whether `second_statistics` is asked for, too."""
 
     data: DataPath
     """Folder or file that holds the data."""
@@ -86,11 +99,19 @@ class Task(Options):
         """Count and sum over the train split of a client, without rows leaving it."""
         raise NotImplementedError
 
+    def second_statistics(self, client: str, first: Statistics) -> Statistics:
+        """Count and sum over the train split once more, knowing what `statistics` gave, merged; under other names.
+
+        For sums that rest on a number which all must agree on first, such as a shift from the overall minimum.
+        """
+        raise NotImplementedError
+
     def fit(self, own: Statistics, everyone: Statistics) -> BaseModel:
         """Fit the preprocessing.
 
         Args:
-            own: Merged statistics of the clients whose model this is: one client where it trains alone, else all.
+            own: Merged statistics, of both passes, of the clients whose model this is: one client where it trains
+                alone, else all.
             everyone: Merged statistics of all clients. What all models must agree on to be comparable (label map,
                 feature list) comes from here; what is measured (scalers) comes from `own`.
         """
@@ -123,6 +144,10 @@ class Task(Options):
         """
         raise NotImplementedError
 
+    def absent(self, client: str) -> tuple[str, ...]:
+        """Give patterns of parameters for which a client has no data: they do not train there, nor count its vote."""
+        return ()
+
     # Network
 
     def network(self, fitted: BaseModel) -> nn.Module:
@@ -136,6 +161,13 @@ class Task(Options):
         federation does not travel.
         """
         return ()
+
+    def advance(self, network: nn.Module, epoch: int, step: int) -> None:
+        """Tell the network where training stands, before each step; both count from 0 over the whole run.
+
+        For weights of loss terms that follow a schedule: a pure function of the position, so that rounds, restarts and
+        resumes need no state.
+        """
 
     def rate_factors(self) -> dict[str, float]:
         """Give pattern of parameters -> factor on their learning rate; the first pattern that fits counts."""
@@ -178,6 +210,36 @@ class Task(Options):
     def classes(self, fitted: BaseModel) -> list[str]:
         """Give the names along the axes of non-scalar metrics; empty where there are none."""
         return []
+
+    # New data
+
+    def inputs(self, path: Path, fitted: BaseModel) -> Samples:
+        """Open new data, a file or folder without targets, for a trained network; the samples have `names`.
+
+        Raises:
+            UserError: It cannot be read, or does not fit what the network was trained on.
+        """
+        raise UserError(f"task {type(self).__name__}: takes no new data; give the task a method `inputs`")
+
+    def columns(self, outputs: Batch, fitted: BaseModel) -> dict[str, np.ndarray]:
+        """Give what a table of predictions says of a batch: column -> value per sample."""
+        raise NotImplementedError
+
+    def write_answers(self, answers: Iterable[Answer], folder: Path, fitted: BaseModel) -> list[Path]:
+        """Write predictions for new data, batch by batch as they come; by default a table.
+
+        Args:
+            answers: One for each batch, in the order of the samples, computed as they are drawn.
+            folder: Where files go; theirs alone.
+            fitted: What was fitted on training data.
+
+        Returns:
+            The files written.
+        """
+        rows = ({"sample": np.asarray(one.names), **self.columns(one.outputs, fitted)} for one in answers)
+        return [write_table(folder / "predictions.csv", rows)]
+
+    # Words
 
     def variant(self) -> str:
         """Give a short text for the names of runs, such as the backbone."""

@@ -1,0 +1,104 @@
+"""A trained network, opened again from its run folder, and what it says of new data."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ValidationError
+from torch import nn
+
+from core.errors import UserError
+from core.files import read_json
+from core.progress import bar
+from training import checkpoints
+from training.config import Train, load
+from training.device import autocast, choose_device
+from training.loading import load_batches, ordered_batches
+from training.parameters import load_state
+from training.preparation import build_network
+from training.runs import model_path
+from training.task import Answer, Samples, Task
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network in evaluation mode with all that it takes to run it."""
+
+    task: Task
+    network: nn.Module
+    fitted: BaseModel
+    options: Train
+    device: torch.device
+
+    def answers(self, samples: Samples) -> Iterator[Answer]:
+        """Run the network over new samples, batch by batch as they are asked for.
+
+        Raises:
+            UserError: A sample cannot be used.
+        """
+        names = list(getattr(samples, "names"))  # noqa: B009 - a part of the protocol only new data must have
+        batches = ordered_batches(len(samples), self.options.eval_batch_size)
+        loaded = load_batches(samples, batches, self.options.loader_workers, 0, "prediction")
+        with torch.inference_mode():
+            for indices, batch in zip(batches, bar(loaded, len(batches), "prediction"), strict=True):
+                with autocast(self.device, self.options.precision):
+                    outputs = self.task.forward(self.network, {k: value.to(self.device) for k, value in batch.items()})
+                outputs = {
+                    k: value.float().cpu() if value.is_floating_point() else value.cpu() for k, value in outputs.items()
+                }
+                yield Answer([names[index] for index in indices], outputs)
+
+
+def open_trained(folder: Path, model: str = "", device: str = "auto") -> Trained:
+    """Open the final weights of a run.
+
+    Args:
+        folder: A run folder of any setting.
+        model: The client whose model it is, for a local run; it may be left out where there is one model only.
+        device: As `train.device`.
+
+    Raises:
+        UserError: This is no run folder, it has no such final weights, or these do not fit its config.
+    """
+    status = folder / "status.json"
+    if not status.is_file():
+        raise UserError(f"{folder}: no run folder, it holds no status.json; name one of results/<task>/")
+    experiment = load(folder / "config.yaml")
+    member = _member(folder, model)
+    task = experiment.build_task()
+    staying = task.personal() or experiment.federation.batchnorm == "local"
+    if staying and read_json(status)["setting"] == "federated":
+        raise UserError(
+            f"{folder}: parts of this model stayed at the clients, so the run has no whole network; "
+            "predict with a centralized or local run"
+        )
+    fitted = _read_fitted(model_path(folder, member).with_suffix(".json"), task)
+    network = build_network(task, fitted, experiment.seed)
+    content = checkpoints.load(model_path(folder, member), checkpoints.fingerprint(experiment.task, network, fitted))
+    load_state(network, content["state"])
+    target = choose_device(device)
+    return Trained(task, network.to(target).eval(), fitted, experiment.train, target)
+
+
+def _member(folder: Path, model: str) -> str | None:
+    """Give the client whose model is meant, None for the one model of a run."""
+    found = sorted(path.name.removeprefix("model_final").removesuffix(".pt") for path in folder.glob("model_final*.pt"))
+    names = [name.removeprefix(".") for name in found]
+    if not names:
+        raise UserError(f"{folder}: holds no model_final.pt, the run has not ended; go on with --resume {folder}")
+    if not model and len(names) > 1:
+        raise UserError(f"{folder}: holds one model per client; choose with --model: {', '.join(names)}")
+    if model and model not in names:
+        choice = f"choose one of {', '.join(names)}" if names != [""] else "leave out --model, the run has one model"
+        raise UserError(f"{folder}: --model {model!r}: no such model; {choice}")
+    return model or names[0] or None
+
+
+def _read_fitted(path: Path, task: Task) -> BaseModel:
+    try:
+        return task.Fitted.model_validate(read_json(path))
+    except ValidationError as error:
+        reason = error.errors()[0]
+        key = ".".join(map(str, reason["loc"]))
+        raise UserError(f"{path}: {key}: {reason['msg']}; restore the file, or train anew") from None

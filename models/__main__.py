@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from core.commands import one_line_errors
-from models import tensor_files, vgg3d_checkpoint
+from models import attention_unet_checkpoint, tensor_files, vgg3d_checkpoint
 from models.nicheformer_checkpoint import Checkpoint, read
 from models.nicheformer_checkpoint import convert as convert_file
 
@@ -25,9 +25,14 @@ def show(
     file: Annotated[Path, typer.Argument(help="A Lightning checkpoint, a .safetensors file or saved tensors.")],
     nheads: Heads = None,
 ) -> None:
-    """Say what is in a file of NicheFormer or a 3-D VGG: kind, hyper-parameters, tensors, number of parameters."""
-    vgg3d = vgg3d_checkpoint.is_vgg3d(tensor_files.load(file))
-    typer.echo(_features(vgg3d_checkpoint.read(file)) if vgg3d else _description(file, read(file, nheads)))
+    """Say what is in a file of NicheFormer, a 3-D VGG or an attention U-Net: kind, sizes, number of parameters."""
+    content = tensor_files.load(file)
+    if vgg3d_checkpoint.is_vgg3d(content):
+        typer.echo(_features(vgg3d_checkpoint.read(file)))
+    elif attention_unet_checkpoint.is_attention_unet(content):
+        typer.echo(_attention_unet(attention_unet_checkpoint.read(file)))
+    else:
+        typer.echo(_description(file, read(file, nheads)))
 
 
 @app.command()
@@ -52,6 +57,20 @@ def _features(checkpoint: vgg3d_checkpoint.Checkpoint) -> str:
             f"  input_fmaps: {checkpoint.channels}",
             f"  fmaps: {', '.join(str(stage[0]) for stage in stages)}",
             f"  n_convolutions: {', '.join(str(len(stage)) for stage in stages)}",
+        ]
+    )
+
+
+def _attention_unet(checkpoint: attention_unet_checkpoint.Checkpoint) -> str:
+    values = sum(tensor.numel() for name, tensor in checkpoint.state.items() if name.endswith((".weight", ".bias")))
+    return "\n".join(
+        [
+            f"{checkpoint.path}: attention U-Net",
+            f"tensors: {len(checkpoint.state)}",
+            f"parameters: {values:,}",
+            f"  in_channels: {checkpoint.channels}",
+            f"  widths: {', '.join(map(str, checkpoint.widths))}",
+            f"  norm: {checkpoint.norm}",
         ]
     )
 

@@ -58,7 +58,7 @@ class _Runner:
             )
         with group.first_leads():
             self.clients = check_names(self.task.clients(), str(self.task.data))
-        check_leaks(self.task, self.clients)
+        self.split = check_leaks(self.task, self.clients)
         self.statistics = {client: self._of(client, "statistics", self.task.statistics) for client in self.clients}
         self.everyone = self._complete(self.clients)
         self.descriptions = {client: self.task.describe(client) for client in self.clients}
@@ -152,6 +152,7 @@ class _Runner:
             outcomes,
             clients=self.descriptions,
             data=self.digests,
+            split=self.split,
             held_out=held_out,
             budget={"epochs": self.experiment.epochs, "rounds": None, "local_epochs": None},
             seconds=seconds,

@@ -1,8 +1,5 @@
 """What a client does when asked: describe its training data, train for a round, score the global model."""
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +9,14 @@ from torch import Tensor, nn
 from core.errors import UserError, one_line
 from fl.client_session import ClientSession
 from fl.exchange import Arrays, Part, payload, to_arrays, to_tensors
+from fl.faults import Faults
 from training import checkpoints
 from training.engine import Penalty, Trainer
 from training.evaluation import evaluate
 from training.parameters import load_state, trainable_state
 from training.predictions import save_predictions
 from training.preparation import build_network
+from training.splits import hashed
 from training.statistics import Statistics
 from training.task import Task
 
@@ -83,11 +82,13 @@ def train(session: ClientSession, client: str, request: dict[str, Any], arrays: 
         trainer.load_state_dict(kept)
         if request["monitored"] is not None:
             trainer.validated(request["monitored"], request["higher_is_better"])
-    samples = session.client(client).train
+    faults = Faults(experiment, client, number, folder / "faults")
+    faults.before_training()
+    samples = faults.samples(session.task, session.client(client).train)
     summaries = [trainer.run_epoch(samples, (number - 1) * epochs + epoch) for epoch in range(epochs)]
     _keep_state(session, client, folder, number, trainer, request["selected"])
     trained = session.travel.trained(number, session.task.absent(client))
-    update = to_arrays(trainable_state(network), trained)
+    update = faults.spoiled(to_arrays(trainable_state(network), trained), arrays)
     info = {
         "samples": len(samples),
         "seen": sum(summary.samples for summary in summaries),
@@ -193,15 +194,6 @@ def _state_path(folder: Path, client: str, number: int) -> Path:
 
 def _stem(number: int) -> str:
     return f"round-{number:06d}"
-
-
-def hashed(levels: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Give level -> ids, such that equal ids can be told to be equal and nothing else."""
-    return {level: [_hash(level, value) for value in values] for level, values in levels.items()}
-
-
-def _hash(level: str, value: str) -> str:
-    return hashlib.sha256(json.dumps([level, value]).encode()).hexdigest()[:20]
 
 
 def refusal(error: Exception) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,11 @@ from flwr.serverapp import Grid
 from core.errors import UserError
 from core.randomness import generator
 from datasets.leakage import check_disjoint
-from fl.client import hashed
+from fl.asking import Asking, Reject
 from fl.exchange import Arrays, Part, payload
 from fl.global_model import GlobalModel
 from fl.guard import reason_to_reject
-from fl.nodes import Answers, Failure, Nodes, RoundError, raise_refusals
+from fl.nodes import Answers, Nodes, RoundError, raise_refusals
 from fl.strategies import Update, check_clients, needed_clients
 from training.announcement import announce
 from training.config import Experiment, to_yaml
@@ -28,6 +28,7 @@ from training.provenance import code_digest
 from training.runs import Run, Status
 from training.schedules import Plateau
 from training.scoring import entry, merged, row, summary_head
+from training.splits import hashed, split_sha256
 from training.statistics import Statistics, merge_statistics
 
 
@@ -75,7 +76,9 @@ class Server:
         self.device = choose_device(self.experiment.train.device)
         self.start = time.perf_counter()
         self.nodes = Nodes(grid, nodes)
+        self.asking = Asking(run, self.nodes, self.options)
         self.request: dict[str, Any] = {
+            "client_timeout": self.options.client_timeout,
             "experiment": to_yaml(self.experiment),
             "code": code_digest(),
             "folder": str(run.folder),
@@ -116,7 +119,7 @@ class Server:
         self.descriptions = {client: info["description"] for client, info in parts.items()}
         self.digests = {client: info["digest"] for client, info in parts.items()}
         self.absent = {client: tuple(info["absent"]) for client, info in parts.items()}
-        self._refuse_leaks(parts)
+        self.split = self._refuse_leaks(parts)
 
     def _second_statistics(self, first: dict[str, Statistics]) -> dict[str, Statistics]:
         """Ask for sums that rest on the first statistics of all: who gave those must give these, too."""
@@ -125,8 +128,11 @@ class Server:
         raise_refusals(answers.failures)
         return {name: Statistics.model_validate(part.info["statistics"]) for name, part in answers.good.items()}
 
-    def _refuse_leaks(self, parts: dict[str, dict[str, Any]]) -> None:
-        """Refuse a unit that stands in two splits or at two clients; nodes with data of their own show hashes only."""
+    def _refuse_leaks(self, parts: dict[str, dict[str, Any]]) -> str | None:
+        """Refuse a unit that stands in two splits or at two clients; give the SHA-256 of the split.
+
+        Nodes with data of their own show hashes only.
+        """
         if self.nodes.owners is None:
             return check_leaks(self.task, self.clients)
         members = {
@@ -134,6 +140,7 @@ class Server:
         }
         members["held_out", "test"] = hashed(self.task.held_out_identities())
         check_disjoint(members, f"{self.task.data} (ids hashed)")
+        return split_sha256(members)
 
     def _round(self, number: int) -> None:
         start = time.perf_counter()
@@ -192,27 +199,16 @@ class Server:
         number: int,
         request: dict[str, Any],
         arrays: Arrays | None = None,
-        reject: Callable[[str, Part], str | None] = lambda name, part: None,
+        reject: Reject = lambda name, part: None,
     ) -> Answers:
-        """Ask clients; go on without those that failed only as far as `federation.min_clients` allows."""
-        answers = self.nodes.ask(kind, clients, {**self.request, **request}, arrays, reject)
-        for failure in answers.failures:
-            self._note(failure, number)
-        needed = min(self.options.min_clients or len(clients), len(clients))
-        if len(answers.good) < needed:
-            raise_refusals(answers.failures)
-            raise RoundError(f"round {number}: {len(answers.good)} good replies to {kind}, {needed} needed")
-        return answers
+        return self.asking.ask(kind, clients, number, {**self.request, "round": number, **request}, arrays, reject)
 
-    def _reject(self, number: int) -> Callable[[str, Part], str | None]:
+    def _reject(self, number: int) -> Reject:
         def reason(name: str, part: Part) -> str | None:
             expected = self.model.expected(number, self.absent[name])
             return reason_to_reject(part, expected, self.descriptions[name]["train"])
 
         return reason
-
-    def _note(self, failure: Failure, number: int) -> None:
-        self.run.client_failed(failure.client, number, failure.phase, failure.message, failure.details)
 
     def _metrics(self, states: Sequence[dict[str, np.ndarray]]) -> Metrics:
         return merged(self.task, self.model.fitted, states)
@@ -238,6 +234,7 @@ class Server:
                 {"federated": self.model.outcome()},
                 clients=self.descriptions,
                 data=self.digests,
+                split=self.split,
                 held_out=held_out.count if held_out else None,
                 budget={"epochs": None, "rounds": self.model.round, "local_epochs": self.options.local_epochs},
                 seconds=time.perf_counter() - self.start,

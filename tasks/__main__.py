@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from core.commands import one_line_errors
-from training.config import Train, sections_of
+from training.config import Train
 from training.federation import Federation
+from training.mistakes import sections_of
 from training.task import load_task_class
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

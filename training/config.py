@@ -1,18 +1,21 @@
 """One schema and one `load(path, overrides)` for every command.
 
-Precedence: field defaults < `base:` chain < file < overrides (`train.lr=0.01 federation.rounds=5`).
+Precedence: field defaults < `base:` chain < file < one of its `experiments:` < overrides (`train.lr=0.01 seed=7`).
 """
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from core.errors import UserError
+from core.files import sha256_json
+from training.experiments import Entries, choose, place, read_entries, stack
 from training.federation import Federation
+from training.layers import merge, override
+from training.mistakes import explain
 from training.optimizers import AdamW, Optimizer
 from training.options import Options
 from training.schedules import Constant, Schedule
@@ -66,11 +69,19 @@ class Train(Options):
     """Batches used of each pass; set by --dry-run."""
 
 
+NAMING = {"experiment", "description"}
+"""Fields that say what an experiment is called, and change nothing."""
+
+
 class Experiment(Options):
-    """One YAML file; it drives all three settings."""
+    """One YAML file, or one of the experiments it lists; it drives all three settings."""
 
     task: str
     """Name of a file in `tasks/`, or the dotted path of a module elsewhere."""
+    experiment: str = ""
+    """Which of the file's `experiments` this is; chosen with --experiment."""
+    description: str = ""
+    """What that experiment is about."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the task; see `python -m tasks TASK`."""
     train: Train = Train()
@@ -83,27 +94,53 @@ class Experiment(Options):
         """Epochs of the centralized and local settings."""
         return self.train.epochs or self.federation.rounds * self.federation.local_epochs
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that can change a result."""
+        return sha256_json(self.model_dump(mode="json", exclude=NAMING))
+
     def build_task(self) -> Task:
         """Build the task from its validated options."""
         return load_task_class(self.task).model_validate(self.options)
 
 
-def load(path: Path | str, overrides: Sequence[str] = (), *, root: Path | None = None) -> Experiment:
+def load(
+    path: Path | str, overrides: Sequence[str] = (), *, root: Path | None = None, experiment: str = ""
+) -> Experiment:
     """Read an experiment.
 
     Args:
         path: YAML file.
         overrides: `section.key=value` texts, values read as YAML.
         root: Folder where relative paths inside the options start; by default the working directory.
+        experiment: One of those that the file lists; by default the file without any of them.
 
     Raises:
         UserError: File, key or value cannot be used; the message names them and the remedy.
     """
     path = Path(path)
-    values = _read_chain(path, ())
+    values, entries = _read_chain(path, ())
+    source = str(path)
+    if entries and "experiment" in values:
+        raise UserError(f"{source}: experiment: chosen with --experiment NAME; remove the key beside `experiments`")
+    if experiment:
+        entry = choose(entries, experiment, source)
+        values = merge(values, {**entry.overrides, "experiment": entry.name, "description": entry.description})
+        source = place(source, entry.name)
     for text in overrides:
-        _override(values, text)
-    return resolve(values, str(path), root or Path.cwd())
+        if text.startswith("experiment="):
+            raise UserError(f"override {text!r}: names an experiment without choosing it; use --experiment NAME")
+        override(values, text)
+    return resolve(values, source, root or Path.cwd())
+
+
+def experiment_names(path: Path | str) -> list[str]:
+    """Give the names of the experiments that a file and its bases list, in their order.
+
+    Raises:
+        UserError: The file cannot be used.
+    """
+    return list(_read_chain(Path(path), ())[1])
 
 
 def resolve(values: dict[str, Any], source: str, root: Path) -> Experiment:
@@ -112,22 +149,24 @@ def resolve(values: dict[str, Any], source: str, root: Path) -> Experiment:
         experiment = Experiment.model_validate(values)
         task_class = load_task_class(experiment.task)
     except ValidationError as error:
-        raise UserError(_explain(source, "", Experiment, error)) from None
+        raise UserError(explain(source, "", Experiment, error)) from None
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     try:
         task = task_class.model_validate(experiment.options, context={"root": root})
     except ValidationError as error:
-        raise UserError(_explain(source, "options", task_class, error)) from None
+        raise UserError(explain(source, "options", task_class, error)) from None
     return experiment.model_copy(update={"options": task.model_dump(mode="json")})
 
 
 def to_yaml(experiment: Experiment) -> str:
     """Write the resolved experiment as YAML; `load` reads it back to an equal one."""
-    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
+    values = experiment.model_dump(mode="json")
+    return yaml.safe_dump({key: one for key, one in values.items() if one or key not in NAMING}, sort_keys=False)
 
 
-def _read_chain(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read_chain(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], Entries]:
+    """Give the values of a file laid over those of its bases, and the experiments of all."""
     if path.resolve() in seen:
         raise UserError(f"{path}: base: leads back to this file; break the circle")
     try:
@@ -138,78 +177,9 @@ def _read_chain(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); mend the file") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no `key: value` lines; start with `task: NAME`")
+    entries = read_entries(values.pop("experiments"), str(path)) if "experiments" in values else {}
     base = values.pop("base", None)
-    return _merge(_read_chain(path.parent / str(base), (*seen, path.resolve())), values) if base else values
-
-
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def _override(values: dict[str, Any], text: str) -> None:
-    key, separator, value = text.partition("=")
-    if not separator or not all(key.split(".")):
-        raise UserError(f"override {text!r}: not of the form section.key=value; write e.g. train.lr=0.01")
-    *sections, last = key.split(".")
-    for section in sections:
-        inner = values.get(section)
-        values[section] = dict(inner) if isinstance(inner, dict) else {"name": inner} if inner else {}
-        values = values[section]
-    try:
-        values[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"override {text!r}: value {value!r} is not valid YAML; quote it") from None
-
-
-def _explain(source: str, section: str, schema: type[Options], error: ValidationError) -> str:
-    first = error.errors()[0]
-    inside, known = _locate(schema, first["loc"])
-    key = ".".join([*([section] if section else []), *inside])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        return f"{source}: {key}: unknown key; {_nearest(inside[-1], known, 'known keys')}{more}"
-    if first["type"] == "missing":
-        return f"{source}: {key}: missing; add it{more}"
-    if first["type"] == "union_tag_invalid":
-        tag, names = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "").split(", ")
-        return f"{source}: {key} = {tag!r}: unknown name; {_nearest(tag, names, 'choose one of')}{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
-    return f"{source}: {key}{value}: {message}{'' if ';' in message else '; change this value'}{more}"
-
-
-def _locate(schema: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str], list[str]]:
-    """Give a key as the user wrote it, without the names of union members that pydantic puts between, and its siblings.
-
-    Args:
-        schema: Where the location starts.
-        location: Of an error, as pydantic gives it.
-    """
-    parts: list[str] = []
-    known: list[str] = []
-    models = [schema]
-    for part in location:
-        tagged = [model for model in models if len(models) > 1 and model.model_fields["name"].default == part]
-        if tagged:
-            models = tagged
-        elif models or isinstance(part, int):
-            fields = {name: field for model in models for name, field in model.model_fields.items()}
-            known, models = list(fields), sections_of(fields[str(part)].annotation) if part in fields else []
-            parts.append(str(part))
-    return parts, known
-
-
-def sections_of(annotation: Any) -> list[type[BaseModel]]:
-    """Give the sections that a field of this type can hold: one, the members of a union, or none for plain values."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in get_args(annotation) for model in sections_of(inner)]
-
-
-def _nearest(name: str, known: Sequence[str], otherwise: str) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"{otherwise}: {', '.join(known) or 'none'}"
+    if not base:
+        return values, entries
+    below, inherited = _read_chain(path.parent / str(base), (*seen, path.resolve()))
+    return merge(below, values), stack(inherited, entries)

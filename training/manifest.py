@@ -41,6 +41,7 @@ def manifest(
     *,
     clients: Mapping[str, Mapping[str, Any]],
     data: Mapping[str, str],
+    split: str | None,
     held_out: int | None,
     budget: Mapping[str, int | None],
     seconds: float,
@@ -54,6 +55,7 @@ def manifest(
         outcomes: Model name -> outcome.
         clients: Client -> samples per split and label counts.
         data: Client -> SHA-256 of its data.
+        split: SHA-256 of who is in which split, or None where the task names nobody.
         held_out: Samples of the held-out set, or None.
         budget: Epochs or rounds.
         seconds: Wall time of the run, without earlier parts of a resumed one.
@@ -63,6 +65,8 @@ def manifest(
     first = next(iter(outcomes.values()))
     return {
         "task": experiment.task,
+        "experiment": experiment.experiment or None,
+        "description": experiment.description or None,
         "clients": dict(clients),
         "held_out": held_out,
         "parameters": first.parameters,
@@ -74,6 +78,7 @@ def manifest(
         "weights_sha256": {name: outcome.weights_sha256 for name, outcome in outcomes.items()},
         "fitted_sha256": {name: fitted_hash(outcome.fitted) for name, outcome in outcomes.items()},
         "data": dict(data),
+        "split_sha256": split,
         "seconds": seconds,
         "peak_memory_mb": peak_memory_mb(),
         "peak_gpu_mb": peak_gpu_mb(device),

@@ -19,6 +19,7 @@ from training.config import Experiment
 from training.features import encode_samples, frozen_hash
 from training.metrics import Metrics
 from training.provenance import code_digest
+from training.splits import members_of, plain_split_sha256
 from training.statistics import Statistics, merge_statistics
 from training.task import ClientData, Samples, Task
 
@@ -41,13 +42,11 @@ def check_names(names: Sequence[str], source: str) -> list[str]:
     return sorted(names)
 
 
-def check_leaks(task: Task, clients: Sequence[str]) -> None:
-    """Refuse data in which a biological unit stands in two splits or at two clients."""
-    members = {(client, split): levels for client in clients for split, levels in task.identities(client).items()}
-    held_out = task.held_out_identities()
-    if held_out:
-        members["held_out", "test"] = held_out
+def check_leaks(task: Task, clients: Sequence[str]) -> str | None:
+    """Refuse data in which a biological unit stands in two splits or at two clients; give the SHA-256 of the split."""
+    members = members_of(task, clients)
     check_disjoint(members, str(task.data))
+    return plain_split_sha256(members)
 
 
 def complete(task: Task, first: Mapping[str, Statistics], ask: Callable[[str, Statistics], Statistics]) -> Statistics:
@@ -81,7 +80,7 @@ def monitored(experiment: Experiment, task: Task, fitted: BaseModel) -> tuple[st
 
 def basis(experiment: Experiment, digests: Mapping[str, str]) -> dict[str, Any]:
     """Give hashes of what a checkpoint rests on: a run goes on from it only where these are the same."""
-    return {"config": sha256_json(experiment.model_dump(mode="json")), "data": sha256_json(dict(digests))}
+    return {"config": experiment.digest, "data": sha256_json(dict(digests))}
 
 
 def fitted_hash(fitted: BaseModel) -> str:

@@ -1,16 +1,16 @@
-"""The slices or tiles read last, decoded, up to a number of bytes: one cache per process, however many datasets."""
+"""The slices, tiles or images read last, decoded, up to a number of bytes: one cache per process, for all datasets."""
 
 import functools
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 
 DEFAULT_BYTES = 256 * 1024**2
+Key = TypeVar("Key", bound=Hashable)
 
 
 class ArrayCache:
@@ -30,21 +30,21 @@ class ArrayCache:
     def clear(self) -> None:
         """Forget everything, the lock too: a forked process may have got it locked."""
         self.size = self.reads = 0
-        self._arrays: OrderedDict[Path, npt.NDArray[Any]] = OrderedDict()
+        self._arrays: OrderedDict[Hashable, npt.NDArray[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, path: Path, read: Callable[[Path], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """Give an array, read where it is not held. Nobody may write to it."""
+    def get(self, key: Key, read: Callable[[Key], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Give the array of a key, such as a path, read where it is not held. Nobody may write to it."""
         with self._lock:
-            if path in self._arrays:
-                self._arrays.move_to_end(path)
-                return self._arrays[path]
-        values = read(path)
+            if key in self._arrays:
+                self._arrays.move_to_end(key)
+                return self._arrays[key]
+        values = read(key)
         values.setflags(write=False)
         with self._lock:
             self.reads += 1
-            if path not in self._arrays:
-                self._arrays[path] = values
+            if key not in self._arrays:
+                self._arrays[key] = values
                 self.size += values.nbytes
             while self.size > self.limit:
                 _, oldest = self._arrays.popitem(last=False)

@@ -77,13 +77,14 @@ def read_table(
 
 
 def read_columns(source: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV as text and check that these columns are there and full.
+    """Read a CSV, or by its suffix a TSV, as text and check that these columns are there and full.
 
     Raises:
         UserError: The file cannot be read, is empty, lacks a column, or a value of one is missing.
     """
+    separator = "\t" if source.suffix == ".tsv" else ","
     try:
-        table = pd.read_csv(source, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
+        table = pd.read_csv(source, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
     except FileNotFoundError as error:
         raise UserError(f"{source}: no such file; check the path, or make data with `python -m datasets`") from error
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors

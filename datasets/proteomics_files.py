@@ -1,0 +1,220 @@
+"""Tables of abundances: one row per sample, one column per protein, the first column its id.
+
+`.csv` is separated by commas, `.tsv` and `.txt` by tabs. Ids are text. Cells that are empty or hold one of `MISSING`
+are missing; anything else that is no finite number is refused, and so is a row that is too long or too short.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from core.errors import UserError
+
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+MISSING = ("", "NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NAN", "n/a", "NULL", "null", "None")
+Texts = npt.NDArray[np.str_]
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """One platform as measured.
+
+    Attributes:
+        source: The file.
+        ids: Of the samples, [N].
+        features: Names of the proteins, in the order of the file.
+        values: Abundances, [N, D], NaN where missing.
+        labels: Columns of text that were asked for and are there, such as the client, [N] each.
+    """
+
+    source: Path
+    ids: Texts
+    features: tuple[str, ...]
+    values: npt.NDArray[np.float64]
+    labels: Mapping[str, Texts]
+
+    def columns(self, features: Sequence[str], platform: str, elsewhere: Sequence[str] = ()) -> npt.NDArray[np.int64]:
+        """Find columns by name; others are ignored.
+
+        Args:
+            features: Names wanted, in this order.
+            platform: What these are the features of, for the message: `a` or `b`.
+            elsewhere: Features of the other platform.
+
+        Raises:
+            UserError: A feature is missing; says so where the file seems to be that of the other platform.
+        """
+        place = {name: at for at, name in enumerate(self.features)}
+        missing = [name for name in features if name not in place]
+        if missing and looks_swapped(self.features, features, elsewhere):
+            raise swapped(self.source, platform)
+        if missing:
+            more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise UserError(
+                f"{self.source}: feature {missing[0]!r} of platform {platform} is missing{more}; "
+                "add the column (cells may be empty), or train without it"
+            )
+        return np.asarray([place[name] for name in features], np.int64)
+
+
+def looks_swapped(own: Iterable[str], here: Iterable[str], elsewhere: Iterable[str]) -> bool:
+    """Tell whether a file shares more features with the other platform than with its own."""
+    return len(set(own).intersection(elsewhere)) > len(set(own).intersection(here))
+
+
+def swapped(source: Path, platform: str) -> UserError:
+    """Say that a file holds the other platform."""
+    other = {"a": "b", "b": "a"}[platform]
+    return UserError(f"{source}: holds the features of platform {other}, not {platform}; swap the two files")
+
+
+def read_matrix(source: Path, text_columns: Sequence[str] = ()) -> Matrix:
+    """Read the abundances of one platform.
+
+    Args:
+        source: A CSV or TSV.
+        text_columns: Columns that are no features, where they are there: client, donor.
+
+    Raises:
+        UserError: The file cannot be read, an id is missing or double, a cell is no finite number, or there is no
+            feature. The message names file, row and column.
+    """
+    text, separator, header = _checked_text(source)
+    key, *others = header
+    features = [name for name in others if name not in text_columns]
+    if not features:
+        raise UserError(f"{source}: has no feature column beside {', '.join(map(repr, header))}; check the separator")
+    kept = [name for name in others if name in text_columns]
+    with io.StringIO(text) as stream:
+        table = pd.read_csv(
+            stream,
+            sep=separator,
+            header=0,
+            names=header,
+            dtype=dict.fromkeys((key, *kept), str),
+            na_values={name: list(MISSING) for name in features},
+            keep_default_na=False,
+            index_col=False,
+            skipinitialspace=True,
+            float_precision="round_trip",
+            low_memory=False,
+        )
+    ids = _ids(source, key, table[key].tolist())
+    values = _numbers(source, table[features], ids)
+    labels = {name: np.asarray([str(text).strip() for text in table[name]], np.str_) for name in kept}
+    return Matrix(source, np.asarray(ids, np.str_), tuple(features), values, labels)
+
+
+def read_texts(source: Path, id_column: str | None = None) -> tuple[list[str], pd.DataFrame]:
+    """Read a table with every cell as it is written, and the ids in `id_column` or else its first column.
+
+    Raises:
+        UserError: The file cannot be read, has no such column, or an id is missing or double.
+    """
+    text, separator, header = _checked_text(source)
+    with io.StringIO(text) as stream:
+        table = pd.read_csv(
+            stream, sep=separator, header=0, names=header, dtype=str, keep_default_na=False, index_col=False
+        )
+    if id_column is not None and id_column not in header:
+        raise UserError(f"{source}: no column {id_column!r}; name the id column or leave it out for the first one")
+    key = header[0] if id_column is None else id_column
+    return _ids(source, key, table[key].tolist()), table
+
+
+def _checked_text(source: Path) -> tuple[str, str, list[str]]:
+    """Read a file and its header, and check that all rows have as many cells."""
+    separator = SEPARATORS.get(source.suffix.lower())
+    if separator is None:
+        raise UserError(f"{source}: unknown kind of file; give a .csv (commas), or a .tsv or .txt (tabs)")
+    try:
+        text = source.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{source}: no such file; check the path") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: not a readable text file ({error}); mend the file") from error
+    rows = csv.reader(io.StringIO(text), delimiter=separator) if '"' in text else _plain_rows(text, separator)
+    header = [name.strip() for name in next(iter(rows), [])]
+    if len(header) < 2:
+        raise UserError(
+            f"{source}: its header has {len(header)} column; give ids and features separated by "
+            f"{'commas' if separator == ',' else 'tabs'}"
+        )
+    _refuse_names(source, header)
+    empty = True
+    for cells in filter(None, rows):
+        empty = False
+        if len(cells) != len(header):
+            named = "; name the id column, too" if len(cells) == len(header) + 1 else "; mend the row"
+            raise UserError(
+                f"{source}: row {cells[0]!r} has {len(cells)} cells, the header has {len(header)} names{named}"
+            )
+    if empty:
+        raise UserError(f"{source}: holds no rows; add one row per sample")
+    return text, separator, header
+
+
+def _plain_rows(text: str, separator: str) -> Iterable[list[str]]:
+    return (line.rstrip("\r").split(separator) if line.strip("\r") else [] for line in text.split("\n"))
+
+
+def _refuse_names(source: Path, header: list[str]) -> None:
+    for at, name in enumerate(header):
+        if not name and at:
+            raise UserError(f"{source}: column {at + 1} of the header has no name; name it or drop it")
+        if header.index(name) != at:
+            raise UserError(f"{source}: column {name!r} occurs twice; rename or drop one")
+
+
+def _ids(source: Path, key: str, texts: list[str]) -> list[str]:
+    ids = [text.strip() for text in texts]
+    first: dict[str, int] = {}
+    for at, name in enumerate(ids):
+        if not name:
+            raise UserError(f"{source}: row {at + 2}: {key or 'the id'} is empty; fill it in or drop the row")
+        first.setdefault(name, at)
+    if len(first) < len(ids):
+        double = sorted({name for at, name in enumerate(ids) if first[name] != at})
+        shown = ", ".join(map(repr, double[:3])) + (f" and {len(double) - 3} more" if len(double) > 3 else "")
+        raise UserError(f"{source}: {key or 'id'} {shown} occurs more than once; keep one row per sample")
+    return ids
+
+
+def _numbers(source: Path, table: pd.DataFrame, ids: Sequence[str]) -> npt.NDArray[np.float64]:
+    for name, kind in table.dtypes.items():
+        if kind.kind not in "fiu":
+            _refuse_text(source, table[name], ids)
+    values = table.to_numpy(np.float64)
+    infinite = np.argwhere(np.isinf(values))
+    if len(infinite):
+        at, column = infinite[0].tolist()
+        said = f"{source}: row {ids[at]!r}: {table.columns[column]} is infinite"
+        raise UserError(f"{said}{_more(len(infinite))}; leave the cell empty or drop the row")
+    return values
+
+
+def _refuse_text(source: Path, column: "pd.Series[str]", ids: Sequence[str]) -> None:
+    texts = column.astype(object)
+    bad = np.flatnonzero([not pd.isna(text) and _is_text(text) for text in texts])
+    at = int(bad[0])
+    raise UserError(
+        f"{source}: row {ids[at]!r}: {column.name} = {str(texts.iloc[at])!r} is no number{_more(len(bad))}; "
+        "correct it, leave it empty, or drop the column"
+    )
+
+
+def _is_text(cell: object) -> bool:
+    try:
+        return isinstance(cell, bool) or not np.isreal(float(cell))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return True
+
+
+def _more(count: int) -> str:
+    return f", and {count - 1} more cells" if count > 1 else ""

@@ -1,0 +1,217 @@
+"""Flags, confidence and importance of imputed values: linear cases in closed form, recorded numbers, completeness."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+from torch import Tensor, nn
+
+from models.imputation.confidence import (
+    confidence,
+    delta_variance,
+    estimated_delta_variance,
+    latent_variance,
+    sampled_variance,
+)
+from models.imputation.importance import METHODS, Method, attributions, baseline_row, importance
+from models.imputation.quality import (
+    Thresholds,
+    anomalies,
+    latent_log_likelihood,
+    reconstruction_error,
+    sample_table,
+)
+from tests.formula_weights import fill
+from tests.refusals import refused
+
+RECORDED = dict(np.load(Path(__file__).parent / "fixtures" / "imputation" / "attributions.npz"))
+ERROR = np.array([0.1, 0.9, 0.8, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0])
+LIKELIHOOD = np.array([-9.0, -8.0, -1.0, -2.0, -3.0, -1.5, -2.5, -1.2, -1.1, -1.3])
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
+
+
+def network() -> nn.Sequential:
+    """The network whose attributions are recorded."""
+    layers = [nn.Linear(6, 8), nn.BatchNorm1d(8), nn.LeakyReLU(0.2), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 4)]
+    made = nn.Sequential(*layers).double().eval()
+    prefix = "network."
+    made.load_state_dict({k.removeprefix(prefix): torch.tensor(v) for k, v in RECORDED.items() if k.startswith(prefix)})
+    return made
+
+
+class Residual(nn.Module):
+    """One activation module used twice, and a way around it."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second, self.activation = nn.Linear(6, 6), nn.Linear(6, 3), activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.activation(self.first(x)) + x
+        return self.second(self.activation(hidden))  # type: ignore[no-any-return]
+
+
+def residual(activation: nn.Module) -> Residual:
+    made = Residual(activation).double()
+    fill(made)
+    return made
+
+
+def test_an_anomaly_is_badly_rebuilt_and_unlikely() -> None:
+    assert anomalies(ERROR, LIKELIHOOD).nonzero()[0].tolist() == [1]
+    assert anomalies(ERROR, LIKELIHOOD, quantile=0.5).nonzero()[0].tolist() == [1], "9 is badly rebuilt, but likely"
+    assert anomalies(ERROR, LIKELIHOOD, quantile=0.3).nonzero()[0].tolist() == [1, 5, 6, 9]
+    limits = Thresholds.fit(ERROR, LIKELIHOOD)
+    assert limits.reconstruction_error == pytest.approx(np.percentile(ERROR, 80))
+    new = limits.flag(np.array([0.83, 0.81, 0.83]), np.array([-9.5, -9.5, -2.0]))
+    assert new.tolist() == [True, False, False]
+    assert not anomalies(np.ones(5), np.ones(5)).any()
+
+
+def test_likelihood_and_error_of_samples() -> None:
+    mean = normal(4, 3).numpy()
+    np.testing.assert_allclose(latent_log_likelihood(mean), multivariate_normal(np.zeros(3)).logpdf(mean))
+    np.testing.assert_allclose(reconstruction_error(np.zeros((1, 2)), np.array([[1.0, 3]])), [5])
+
+
+def test_the_table_of_samples_starts_with_the_worst() -> None:
+    table = sample_table([f"S{number}" for number in range(10)], ERROR, LIKELIHOOD)
+    assert table["sample"].tolist()[:3] == ["S1", "S9", "S2"] and table["anomaly"].tolist() == [True] + [False] * 9
+    row = table.iloc[0]
+    assert row["error_percentile"] == 90 and row["unlikeliness_percentile"] == 90 and row["log_likelihood"] == -8
+    strict = sample_table(["x"] * 10, ERROR, LIKELIHOOD, Thresholds(2.0, 0.0))
+    assert not strict["anomaly"].any()
+
+
+def test_quality_of_what_does_not_fit_is_refused() -> None:
+    refused(lambda: anomalies(ERROR, LIKELIHOOD[:3]), "(10,) and (3,)")
+    refused(lambda: anomalies(ERROR, np.full(10, np.nan)), "10 log-likelihoods are missing")
+    refused(lambda: anomalies(ERROR, LIKELIHOOD, quantile=1.0), "quantile = 1.0")
+    refused(lambda: sample_table(["a"], ERROR, LIKELIHOOD), "1 sample ids for 10")
+
+
+def test_confidence_is_one_over_one_plus_the_coefficient_of_variation() -> None:
+    sd = torch.tensor([0.0, 0.5, 2.0])
+    torch.testing.assert_close(confidence(sd), 1 / (1 + (sd.exp() - 1)))
+
+
+def test_delta_variance_of_a_linear_decoder() -> None:
+    weight, mean, logvar = normal(7, 3), normal(5, 3, seed=1), normal(5, 3, seed=2)
+    expected = torch.stack([(weight @ torch.diag(v) @ weight.T).diagonal() for v in logvar.exp()])
+    torch.testing.assert_close(delta_variance(lambda z: z @ weight.T + 1, mean, logvar, chunk=2), expected)
+    estimated = estimated_delta_variance(lambda z: z @ weight.T + 1, mean, logvar, n_probes=4000)
+    torch.testing.assert_close(estimated, expected, rtol=5 * math.sqrt(2 / 4000), atol=0)
+    average, variance = sampled_variance(lambda z: z @ weight.T + 1, mean, logvar, n_samples=4000)
+    torch.testing.assert_close(variance, expected, rtol=5 * math.sqrt(2 / 4000), atol=0)
+    error = (average - (mean @ weight.T + 1)).abs() / (expected / 4000).sqrt()
+    assert error.max() < 5
+
+
+def test_probes_are_exact_where_each_feature_hangs_on_one_dimension() -> None:
+    weight = torch.tensor([[2.0, 0], [0, 3], [-1, 0]]).double()
+    mean, logvar = normal(4, 2), normal(4, 2, seed=1)
+    expected = logvar.exp() @ weight.square().T
+    torch.testing.assert_close(estimated_delta_variance(lambda z: z @ weight.T, mean, logvar, n_probes=1), expected)
+
+
+def test_delta_variance_of_a_network_in_evaluation_mode() -> None:
+    decode, mean, logvar = network(), normal(5, 6), normal(5, 6, seed=1)
+    jacobians = [torch.autograd.functional.jacobian(lambda z: decode(z[None])[0], one) for one in mean]
+    expected = torch.stack([(j @ torch.diag(v) @ j.T).diagonal() for j, v in zip(jacobians, logvar.exp(), strict=True)])
+    torch.testing.assert_close(delta_variance(decode, mean, logvar), expected)
+    estimated = estimated_delta_variance(decode, mean, logvar, n_probes=4000)
+    torch.testing.assert_close(estimated, expected, rtol=5 * math.sqrt(2 / 4000), atol=0)
+    _, sampled = sampled_variance(decode, mean, logvar - 12, n_samples=4000)
+    torch.testing.assert_close(sampled, expected * math.exp(-12), rtol=0.15, atol=0)
+
+
+def test_draws_repeat_themselves_and_leave_the_global_generator_alone() -> None:
+    mean, logvar = normal(3, 2), normal(3, 2, seed=1)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first, again, other = (sampled_variance(torch.sin, mean, logvar, 10, seed)[1] for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    estimated_delta_variance(torch.sin, mean, logvar)
+    assert torch.equal(torch.get_rng_state(), state)
+    for act in (
+        lambda: sampled_variance(torch.sin, mean, logvar, 1),
+        lambda: estimated_delta_variance(torch.sin, mean, logvar, 0),
+    ):
+        with pytest.raises(ValueError, match="n_"):
+            act()
+
+
+def test_latent_variance() -> None:
+    torch.testing.assert_close(latent_variance(torch.tensor([[0.0, math.log(3)]])), torch.tensor([2.0]))
+
+
+@pytest.mark.parametrize("baseline", ["zero", "mean"])
+@pytest.mark.parametrize("method", METHODS)
+def test_importance_in_a_linear_map_is_its_weight(method: Method, baseline: str) -> None:
+    linear, x = nn.Linear(6, 40).double(), normal(11, 6)
+    fill(linear)
+    base = torch.zeros(6) if baseline == "zero" else x.mean(0)
+    spread = torch.from_numpy(np.median((x - base).abs().numpy(), axis=0))
+    found = importance(linear, x, method, baseline, steps=3)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, (linear.weight.abs() * spread).T.detach())
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "deeplift"])
+def test_attributions_are_the_recorded_ones(method: Method) -> None:
+    x = torch.tensor(RECORDED["x"])
+    found = attributions(network(), x, x.mean(0), range(4), method)
+    np.testing.assert_allclose(found, RECORDED[method], rtol=0, atol=1e-8)
+    medians = importance(network(), x, method, "mean")
+    np.testing.assert_allclose(medians, np.median(np.abs(RECORDED[method]), axis=0), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("activation", [nn.GELU(), nn.SiLU(), nn.Tanh(), nn.LeakyReLU(0.2)])
+def test_attributions_add_up_to_the_change_of_the_output(activation: nn.Module, method: Method) -> None:
+    impute, x = residual(activation), normal(12, 6)
+    found = attributions(impute, x, torch.ones(6).double(), range(3), method, steps=500)
+    change = impute(x) - impute(torch.ones(1, 6).double())
+    tolerance = {"integrated_gradients": 0.02, "gradient_shap": 0.4, "deeplift": 1e-9}[method]
+    torch.testing.assert_close(found.sum(1), change, rtol=0, atol=tolerance)
+
+
+def test_deeplift_of_a_sample_that_is_the_baseline_is_zero_and_finite() -> None:
+    x = normal(3, 6)
+    found = attributions(network(), x, x[1], range(4), "deeplift")
+    assert torch.equal(found[1], torch.zeros(6, 4).double()) and found.isfinite().all()
+    untouched = network()
+    before = untouched(x)
+    importance(untouched, x, "deeplift")
+    assert torch.equal(untouched(x), before)
+
+
+def test_many_samples_are_attributed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = normal(30, 6)
+    whole = {method: attributions(network(), x, x.mean(0), range(4), method, steps=5) for method in METHODS}
+    monkeypatch.setattr("models.imputation.importance.ROWS_AT_ONCE", 20)
+    for method in ("integrated_gradients", "deeplift"):
+        parts = attributions(network(), x, x.mean(0), range(4), method, steps=5)
+        torch.testing.assert_close(parts, whole[method])
+
+
+def test_random_points_repeat_themselves() -> None:
+    x = normal(9, 6)
+    first, again, other = (importance(network(), x, "gradient_shap", seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_importance_of_what_does_not_fit_is_refused() -> None:
+    x = normal(4, 6)
+    refused(lambda: importance(network(), x, "lime"), "importance_method = 'lime'", "gradient_shap")  # type: ignore[arg-type]
+    refused(lambda: importance(network(), x, steps=0), "importance_steps = 0")
+    refused(lambda: baseline_row(x, "median"), "importance_baseline = 'median'", "zero, mean")  # type: ignore[arg-type]
+    refused(lambda: baseline_row(x, x[0, :2]), "(2,)", "6 features")
+    refused(lambda: importance(lambda rows: rows @ rows.new_ones(6, 2), x, "deeplift"), "deeplift", "modules")
+    squares = nn.Sequential(network(), nn.Softmax(dim=1))
+    refused(lambda: importance(squares, x, "deeplift"), "deeplift", "integrated_gradients")

@@ -50,7 +50,7 @@ class BceDice:
         Raises:
             ValueError: Shapes differ.
         """
-        _check(logits, target, valid)
+        check_shapes(logits, target, valid)
         logits, target = logits.float(), target.float()
         entropy = binary_cross_entropy_with_logits(logits, target, reduction="none")
         return self._joined(entropy, logits.sigmoid(), target, valid)
@@ -62,7 +62,7 @@ class BceDice:
 
         Probabilities that rounding led slightly out of 0 ... 1 are put back. Otherwise as `from_logits`.
         """
-        _check(probabilities, target, valid)
+        check_shapes(probabilities, target, valid)
         probabilities, target = probabilities.double().clamp(0, 1), target.double()
         entropy = -(target * _log(probabilities) + (1 - target) * _log(1 - probabilities))
         return self._joined(entropy, probabilities, target, valid)
@@ -87,7 +87,12 @@ def _log(values: Tensor) -> Tensor:
     return values.clamp(min=math.exp(LEAST_LOG)).log()
 
 
-def _check(predicted: Tensor, target: Tensor, valid: Tensor | None) -> None:
+def check_shapes(predicted: Tensor, target: Tensor, valid: Tensor | None) -> None:
+    """Check that predictions, targets and the mask of what counts belong to the same images.
+
+    Raises:
+        ValueError: The shapes differ, or are not [B, 1, H, W].
+    """
     shapes = [tuple(values.shape) for values in (predicted, target, valid) if values is not None]
     if len(shapes[0]) != 4 or shapes[0][1] != 1 or len(set(shapes)) > 1:
         raise ValueError(f"shapes {', '.join(map(str, shapes))}: give equal ones, [samples, 1, height, width]")

@@ -70,8 +70,9 @@ class Log(BaseModel):
 def nearest_fill(train_MD: Array, rows_ND: Array, otherwise_D: Array) -> Array:
     """Fill missing cells with the mean over the 5 nearest training rows that have the feature.
 
-    The rule is that of Troyanskaya et al. 2001 (KNNimpute), with equal weights. Distances are Euclidean over the features that both rows have. The training rows stay where they are: nothing of
-    them is stored, so only their holder can fill in this way.
+    The rule is that of Troyanskaya et al. 2001 (KNNimpute), with equal weights; distances are Euclidean over the
+    features that both rows have. The training rows stay where they are: nothing of them is stored, so only their
+    holder can fill in this way.
 
     Args:
         train_MD: Training rows of the same client, NaN where missing; M may be 0.

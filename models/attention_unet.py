@@ -1,7 +1,8 @@
 """A U-Net with attention gates on its skips, for binary segmentation of images.
 
 The gates are those of Oktay et al. 2018 (arXiv:1804.03999). As in the published rosette networks, whose checkpoints
-load, a skip is the pooled output of its encoder block: half the size of the decoder tensor that it joins.
+load, a skip is the pooled output of its encoder block: half the size of the decoder tensor that it joins. MONAI's
+`AttentionUnet` is another network: strided convolutions in place of pooling, and skips of the decoder's size.
 """
 
 import math
@@ -75,7 +76,7 @@ class AttentionUNet(nn.Module):
         first, second, third, fourth, bridge = _five(widths)
         if in_channels < 1:
             raise UserError(f"in_channels: {in_channels} channels; give at least 1")
-        self.widths, self.resize_output = (first, second, third, fourth, bridge), resize_output
+        self.resize_output = resize_output
         self.enc1 = _block(in_channels, first, norm, pool=True)
         self.enc2 = _block(first, second, norm, pool=True)
         self.enc3 = _block(second, third, norm, pool=True)

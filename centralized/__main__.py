@@ -1,4 +1,4 @@
-"""Command line: python -m centralized CONFIG [section.key=value ...]."""
+"""Command line: python -m centralized CONFIG [section.key=value ...] and python -m centralized predict RUN INPUT ..."""
 
 import functools
 from enum import StrEnum
@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
+from centralized.predict import predict
 from centralized.runner import execute
-from core.commands import one_line_errors
+from core.commands import DefaultCommand, one_line_errors
 from reports.report import write_report
 from training.distributed import joined
 from training.runs import EXIT_CODES
 from training.session import conduct, open_run
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=DefaultCommand, add_completion=False, pretty_exceptions_enable=False)
 
 
 class Setting(StrEnum):
@@ -24,8 +25,16 @@ class Setting(StrEnum):
     local = "local"
 
 
+@app.callback()
+def main() -> None:
+    """Train without exchange: `python -m centralized CONFIG`, or predict: `python -m centralized predict RUN INPUT`.
+
+    A config that is called like a command is named with its path: `./predict`.
+    """
+
+
 @app.command()
-def main(
+def train(
     config: Annotated[Path | None, typer.Argument(help="Experiment, e.g. configs/nicheformer.yaml")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. train.lr=0.01")] = None,
     setting: Annotated[Setting, typer.Option(help="One model on the pool, or one per client")] = Setting.centralized,
@@ -34,7 +43,7 @@ def main(
     results: Annotated[Path, typer.Option(help="Where run folders go")] = Path("results"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Two batches of everything")] = False,
 ) -> None:
-    """Train without exchange: one model on the pool of all clients, or one model per client.
+    """Train without exchange: one model on the pool of all clients, or one model per client. The default.
 
     Several processes share each batch: torchrun --nproc_per_node=2 -m centralized CONFIG ...
 
@@ -57,6 +66,8 @@ def main(
             print(f"report: {write_report([run.folder], run.folder)}")
     raise typer.Exit(EXIT_CODES[status])
 
+
+app.command()(predict)
 
 if __name__ == "__main__":
     app()

@@ -1,10 +1,22 @@
-"""What every command does with an error: one line for the user, and an exit code."""
+"""What commands share: an error is one line for the user and an exit code, and a group has a default command."""
 
 import contextlib
 import sys
 from collections.abc import Iterator
 
+import click
+from typer.core import TyperGroup
+
 from core.errors import UserError, one_line
+
+
+class DefaultCommand(TyperGroup):
+    """A group of commands that takes arguments which start with no command as those of its first command."""
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        """Put the default command in front."""
+        told = arguments and arguments[0] in (*self.commands, "--help")
+        return super().parse_args(context, arguments if told else [next(iter(self.commands)), *arguments])
 
 
 @contextlib.contextmanager

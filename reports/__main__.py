@@ -5,13 +5,11 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
-from typer.core import TyperGroup
 
-from core.commands import one_line_errors
+from core.commands import DefaultCommand, one_line_errors
 from core.files import write_text
 from reports.aggregate import markdown, read_summaries
 from reports.comparison import Comparison, compare
@@ -24,16 +22,7 @@ METRICS = 2
 """Columns of scores that fit a terminal."""
 
 
-class ReportUnlessTold(TyperGroup):
-    """Takes arguments that start with no command as run folders to report on."""
-
-    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
-        """Put the default command in front."""
-        told = arguments and arguments[0] in (*self.commands, "--help")
-        return super().parse_args(context, arguments if told else ["report", *arguments])
-
-
-app = typer.Typer(cls=ReportUnlessTold, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=DefaultCommand, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.callback()

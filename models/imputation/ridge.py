@@ -8,7 +8,7 @@ from sklearn.linear_model import RidgeCV
 
 from models.imputation.baseline import Baseline, Matrix, Platform, Regressor, directions
 
-ALPHAS = tuple(np.logspace(-1, 5, 13).tolist())
+ALPHAS = tuple(np.logspace(-1, 5, 7).tolist())
 
 
 class Ridge(Baseline):

@@ -131,7 +131,7 @@ class Member:
 
     def _record(self, summary: EpochSummary, validation: dict[str, Any], seconds: float) -> None:
         name = self.name if self.run.setting == "local" else "pooled"
-        kept = {"lr": summary.lr, "seconds": summary.seconds, "skipped": summary.skipped}
+        kept = {"lr": summary.lr, "seconds": summary.seconds, "skipped": summary.skipped, "parts": summary.parts}
         train = {"metrics": summary.losses, "support": summary.samples, **kept}
         step = {"step": self.cursor.epoch, "train": {name: train}, "seconds": {name: seconds}}
         self.run.add_step({**step, "val": validation} if validation else step, "epoch")

@@ -93,6 +93,7 @@ def train(session: ClientSession, client: str, request: dict[str, Any], arrays: 
         "samples": len(samples),
         "seen": sum(summary.samples for summary in summaries),
         "skipped": sum(summary.skipped for summary in summaries),
+        "parts": max(summary.parts for summary in summaries),
         "losses": summaries[-1].losses,
         "lr": summaries[-1].lr,
         "seconds": sum(summary.seconds for summary in summaries),

@@ -13,6 +13,7 @@ from core.errors import UserError
 from fl import client
 from fl.client_session import ClientSession, open_experiment, open_session
 from fl.exchange import Arrays, Part, pack, unpack
+from fl.time_limit import time_limit
 from training.device import threads
 from training.provenance import code_digest
 from training.statistics import Statistics
@@ -38,7 +39,7 @@ def hello(message: Message, context: Context) -> Message:
         own = {"clients": task.clients(), "shared": data is None}
         return Part({**own, "partition": int(context.node_config.get("partition-id", 0))})
 
-    return _reply(message, ["node"], answer)
+    return _reply(message, request, ["node"], answer)
 
 
 @app.query("statistics")
@@ -83,7 +84,7 @@ def _with_task(message: Message, context: Context, act: Callable[[Task, str, dic
         task = open_experiment(request["experiment"], _own_data(context), request["folder"])[1]
         return act(task, name, request)
 
-    return _reply(message, request["clients"], answer)
+    return _reply(message, request, request["clients"], answer)
 
 
 def _with_session(
@@ -100,7 +101,7 @@ def _with_session(
         with threads(session.experiment.train.threads):
             return act(session, name, request, arrays, _folder(request, context))
 
-    return _reply(message, request["clients"], answer)
+    return _reply(message, request, request["clients"], answer)
 
 
 def _request(message: Message) -> dict[str, Any]:
@@ -120,13 +121,16 @@ def _folder(request: dict[str, Any], context: Context) -> Path:
     return Path(str(workspace)) / run.name if workspace else run
 
 
-def _reply(message: Message, names: list[str], answer: Answer) -> Message:
+def _reply(message: Message, request: dict[str, Any], names: list[str], answer: Answer) -> Message:
     """Answer for each client; the failure of one leaves the others' answers intact."""
     parts = {}
     for name in names:
+        place = {"client": name, "round": request.get("round", 0)}
         try:
-            parts[name] = answer(name)
+            with time_limit(request.get("client_timeout")):
+                part = answer(name)
+            parts[name] = Part({**part.info, **place}, part.arrays)
         except Exception as error:
             details = traceback.format_exc()
-            parts[name] = Part({"error": {**client.refusal(error), "details": details}})
+            parts[name] = Part({"error": {**client.refusal(error), "details": details}, **place})
     return Message(content=pack(parts), reply_to=message)

@@ -67,13 +67,39 @@ def on_flower(run: Run) -> Status:
     check_leaks(task, clients)
     resources = choose_resources(run, task, clients)
     config = {"run": str(run.folder.resolve()), "nodes": str(resources.nodes)}
-    failure: LaunchError | None = None
-    with tempfile.TemporaryDirectory(prefix="triptych-") as neutral:
-        try:
-            launch(ROOT, config, resources, log=_Console(run), workdir=Path(neutral))
-        except LaunchError as error:
-            failure = error
-    return _outcome(run, failure)
+    patience = _Patience(run)
+    while True:
+        failure: LaunchError | None = None
+        with tempfile.TemporaryDirectory(prefix="triptych-") as neutral:
+            try:
+                launch(ROOT, config, resources, log=_Console(run), workdir=Path(neutral))
+            except LaunchError as error:
+                failure = error
+        if not patience.for_another():
+            return _outcome(run, failure)
+        run.log("the launch ended before the run did; another one goes on from there")
+
+
+class _Patience:
+    """Decides whether a launch that ended without a result is followed by another, which goes on where it stood."""
+
+    def __init__(self, run: Run) -> None:
+        """Look where the run stands."""
+        self.run, self.left = run, run.experiment.federation.retries
+        self.seen = self._stand()
+
+    def for_another(self) -> bool:
+        """Tell whether to launch again: while the run or the search for the culprit advances, else a few times."""
+        if read_json(self.run.folder / "status.json")["status"] != "running":
+            return False
+        stand = self._stand()
+        self.left = self.run.experiment.federation.retries if stand != self.seen else self.left - 1
+        self.seen = stand
+        return self.left >= 0
+
+    def _stand(self) -> list[bytes]:
+        files = [self.run.folder / name for name in ("deaths.json", "history.json")]
+        return [path.read_bytes() if path.exists() else b"" for path in files]
 
 
 def _outcome(run: Run, failure: LaunchError | None) -> Status:

@@ -32,9 +32,15 @@ def pack(parts: Mapping[str, Part]) -> RecordDict:
 
 
 def unpack(record: RecordDict) -> dict[str, Part]:
-    """Take apart what `pack` made."""
-    parts = {}
+    """Take apart what `pack` made.
+
+    Raises:
+        ValueError: A name occurs twice.
+    """
+    parts: dict[str, Part] = {}
     for number, name in enumerate(json.loads(str(record.config_records["index"]["names"]))):
+        if name in parts:
+            raise ValueError(f"two answers for {name} in one reply")
         info = json.loads(str(record.config_records[f"{number}.info"]["json"]))
         start = f"{number}.arrays."
         groups = {

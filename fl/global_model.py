@@ -128,7 +128,8 @@ class GlobalModel:
         self.aggregator.load_state_dict(content["strategy"])
         self.selection.load_state_dict(content["selection"])
         self.monitored_value = content["monitored"]
-        self.run.failures = [*content["failures"], *self.run.failures]
+        again = [one for one in self.run.failures if one not in content["failures"]]
+        self.run.failures = [*content["failures"], *again]
         self.run.log(f"federated  goes on after round {self.round}")
 
     def load_selected(self) -> None:

@@ -7,6 +7,14 @@ import numpy as np
 from fl.exchange import Arrays, Part
 
 
+def out_of_place(part: Part, client: str, server_round: int) -> str | None:
+    """Tell whether an answer belongs to another client or round, or None where it is in its place."""
+    said = part.info.get("client"), part.info.get("round")
+    if said[0] != client:
+        return f"answers as client {said[0]!r}"
+    return None if said[1] == server_round else f"answers for round {said[1]!r} instead of {server_round}"
+
+
 def reason_to_reject(part: Part, arrays: Arrays, train_samples: int) -> str | None:
     """Tell what is wrong with a client's update, or None where nothing is.
 

@@ -1,20 +1,27 @@
 """Who serves which client, and how the server asks them."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from core.errors import UserError
 from fl.exchange import Arrays, Part, pack, unpack
+from fl.guard import out_of_place
 
 PULL_INTERVAL = 0.02
 """Seconds between two looks for replies; Flower's own default is 0.1."""
 SETTLING = 3.0
 """Seconds without a newcomer after which an unknown number of nodes counts as complete."""
+
+
+LENIENCE, GRACE = 1.5, 30.0
+"""Factor and seconds by which the server waits longer than its clients, which end what takes too long themselves."""
+DEATHS = ("ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerCrashedError", "NodeDiedError")
+"""Ray's words for a worker whose process has ended."""
 
 
 class RoundError(RuntimeError):
@@ -34,10 +41,28 @@ class Failure:
 
 @dataclass(frozen=True)
 class Answers:
-    """The good answers by client, in the order of names, and the failures."""
+    """The good answers by client, in the order of names, and the failures.
+
+    Attributes:
+        dead: The clients of each simulated worker that ended, or never answered, while it served them.
+    """
 
     good: dict[str, Part]
     failures: list[Failure]
+    dead: Sequence[Sequence[str]] = ()
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A node whose reply cannot be used.
+
+    Attributes:
+        reason: One line.
+        dead: Whether the process behind it ended or never answered.
+    """
+
+    reason: str
+    dead: bool
 
 
 class Nodes:
@@ -74,8 +99,10 @@ class Nodes:
             UserError: A node runs other code, cannot read its data, or holds a client that another one holds too.
         """
         parts = {}
-        for node, content in self._send("query.hello", {node: dict(request) for node in self.identifiers}, {}).items():
-            parts[node] = unpack(content)["node"]
+        for node, reply in self._send("query.hello", {node: dict(request) for node in self.identifiers}, {}).items():
+            if isinstance(reply, Lost):
+                raise RoundError(f"a node failed in hello: {reply.reason}")
+            parts[node] = reply["node"]
             raise_refusals(
                 [_failure("a node", "hello", parts[node].info["error"])] if "error" in parts[node].info else []
             )
@@ -91,33 +118,63 @@ class Nodes:
         request: Mapping[str, Any],
         arrays: Arrays | None,
         reject: Callable[[str, Part], str | None],
+        *,
+        alone: Collection[str] = (),
+        timeout: float | None = None,
     ) -> Answers:
         """Ask clients and wait for all; one message per node carries the request for its share of them.
 
         Args:
             kind: Message type, such as `train`.
             clients: Names.
-            request: Plain values for all of them.
+            request: Plain values for all of them; `round` among them where there is one.
             arrays: Global weights, or None.
             reject: Tells what is wrong with a client's good-looking answer, or None.
+            alone: Clients that get a message of their own.
+            timeout: Seconds that one client may take.
         """
-        shares = self._shares(sorted(clients))
-        requests = {node: {**request, "clients": names} for node, names in shares.items()}
-        replies = self._send(kind, requests, {"global": arrays} if arrays is not None else {})
-        phase = kind.removeprefix("query.")
+        turns = [[name] for name in sorted(clients) if name in alone]
+        together = [name for name in sorted(clients) if name not in alone]
         good: dict[str, Part] = {}
         failures: list[Failure] = []
+        dead: list[list[str]] = []
+        for names in [together, *turns] if together else turns:
+            self._ask_once(kind, names, request, arrays, reject, timeout, good, failures, dead)
+        return Answers({n: good[n] for n in sorted(good)}, sorted(failures, key=lambda one: one.client), dead)
+
+    def _ask_once(
+        self,
+        kind: str,
+        clients: list[str],
+        request: Mapping[str, Any],
+        arrays: Arrays | None,
+        reject: Callable[[str, Part], str | None],
+        timeout: float | None,
+        good: dict[str, Part],
+        failures: list[Failure],
+        dead: list[list[str]],
+    ) -> None:
+        """Ask clients, and sort what comes back into the three lists."""
+        shares = self._shares(clients)
+        requests = {node: {**request, "clients": names} for node, names in shares.items()}
+        longest = timeout and timeout * max(map(len, shares.values())) * LENIENCE + GRACE
+        replies = self._send(kind, requests, {"global": arrays} if arrays is not None else {}, longest)
+        phase = kind.removeprefix("query.")
         for node, names in shares.items():
-            parts = unpack(replies[node]) if node in replies else {}
+            reply = replies.get(node, Lost(f"no reply within {longest or 0:.0f} s", dead=True))
+            if isinstance(reply, Lost):
+                failures += [Failure(name, phase, "failed", reply.reason, "") for name in names]
+                if reply.dead and self.owners is None:
+                    dead.append(names)
+                continue
             for name in names:
-                part = parts.get(name) or Part({"error": {"kind": "failed", "message": "no reply", "details": ""}})
+                part = reply.get(name) or Part({"error": {"kind": "failed", "message": "no reply", "details": ""}})
                 if "error" in part.info:
                     failures.append(_failure(name, phase, part.info["error"]))
-                elif reason := reject(name, part):
+                elif reason := out_of_place(part, name, request.get("round", 0)) or reject(name, part):
                     failures.append(Failure(name, phase, "rejected", reason, ""))
                 else:
                     good[name] = part
-        return Answers({name: good[name] for name in sorted(good)}, sorted(failures, key=lambda one: one.client))
 
     def _learn_owners(self, clients: Mapping[int, list[str]]) -> list[str]:
         self.owners = {}
@@ -135,21 +192,31 @@ class Nodes:
             shares.setdefault(node, []).append(name)
         return shares
 
-    def _send(self, kind: str, requests: Mapping[int, dict[str, Any]], arrays: dict[str, Arrays]) -> dict[int, Any]:
+    def _send(
+        self, kind: str, requests: Mapping[int, dict[str, Any]], arrays: dict[str, Arrays], timeout: float | None = None
+    ) -> "dict[int, dict[str, Part] | Lost]":
         messages = [
             Message(content=pack({"all": Part(request, arrays)}), message_type=kind, dst_node_id=node)
             for node, request in requests.items()
         ]
-        replies: dict[int, Any] = {}
-        for message in self.grid.send_and_receive(messages):
+        replies: dict[int, dict[str, Part] | Lost] = {}
+        for message in self.grid.send_and_receive(messages, timeout=timeout):
             node = message.metadata.src_node_id
-            if message.has_error():
-                names = requests[node].get("clients", ["node"])
-                error = {"kind": "failed", "message": " ".join(str(message.error.reason).split()), "details": ""}
-                replies[node] = pack({name: Part({"error": error}) for name in names})
+            if node in replies:
+                replies[node] = Lost("its node answered twice", dead=False)
+            elif message.has_error():
+                reason = " ".join(str(message.error.reason).split())
+                replies[node] = Lost(reason, dead=any(name in reason for name in DEATHS))
             else:
-                replies[node] = message.content
+                replies[node] = _unpacked(message.content)
         return replies
+
+
+def _unpacked(record: RecordDict) -> "dict[str, Part] | Lost":
+    try:
+        return unpack(record)
+    except ValueError as error:
+        return Lost(str(error), dead=False)
 
 
 def raise_refusals(failures: Sequence[Failure]) -> None:

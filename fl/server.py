@@ -13,6 +13,7 @@ from core.randomness import generator
 from datasets.leakage import check_disjoint
 from fl.asking import Asking, Reject
 from fl.exchange import Arrays, Part, payload
+from fl.faults import check_faults
 from fl.global_model import GlobalModel
 from fl.guard import reason_to_reject
 from fl.nodes import Answers, Nodes, RoundError, raise_refusals
@@ -85,6 +86,7 @@ class Server:
         }
         self.clients = check_names(self.nodes.greet(self.request), str(self.task.data))
         check_clients(self.options, len(self.clients))
+        check_faults(self.options, self.clients)
         self._agree()
         fitted = self.task.fit(self.everyone, self.everyone)
         self.model = GlobalModel(run, self.task, fitted, self.device, self.digests)
@@ -256,5 +258,5 @@ class Server:
 
 
 def _train_entry(info: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: info[key] for key in ("lr", "seconds", "skipped")}
+    kept = {key: info[key] for key in ("lr", "seconds", "skipped", "parts")}
     return {"metrics": info["losses"], "support": info["samples"], **kept}

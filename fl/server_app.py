@@ -5,6 +5,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fl.deaths import WorkersDiedError
 from fl.server import serve
 from training.config import load
 from training.provenance import ROOT
@@ -16,11 +17,17 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Conduct a federated run; any failure is in status.json, and Flower records the run as failed."""
+    """Conduct a federated run; any failure is in status.json, and Flower records the run as failed.
+
+    After the death of workers the status stays `running`: a launcher starts anew, and --resume does the same.
+    """
     config = {key: str(value) for key, value in context.run_config.items()}
     run = Run.attach(Path(config["run"])) if config["run"] else _new_run(config)
     try:
         serve(run, grid, int(config["nodes"]))
+    except WorkersDiedError as error:
+        run.log(f"{error}; the run goes on in a new launch")
+        raise
     except Exception as error:
         run.fail(error)
         raise

@@ -130,7 +130,7 @@ def test_a_failing_client_stops_the_run_by_default(start: Callable[..., Run]) ->
         conduct(run)
     status = json.loads((run.folder / "status.json").read_text())
     assert [(one["client"], one["phase"]) for one in status["failures"]] == [("bob", "open")]
-    assert "Traceback" in (run.folder / "log.txt").read_text()
+    assert "Traceback" in (run.folder / status["failures"][0]["traceback"]).read_text()
 
 
 def test_a_failing_client_is_named_when_the_policy_goes_on(go: Go) -> None:
@@ -276,7 +276,7 @@ def test_failures_before_and_after_a_resume_are_kept(go: Go, start: Callable[...
     conduct(again)
     after = json.loads((run.folder / "status.json").read_text())
     assert after["status"] == "degraded"
-    assert len(after["failures"]) > len(before)
+    assert all(failure in after["failures"] for failure in before)
 
 
 def test_strategies_that_need_more_clients_say_so() -> None:

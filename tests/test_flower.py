@@ -80,7 +80,7 @@ def test_a_client_that_raises_is_named_and_ends_the_run(elsewhere: Path, tmp_pat
     assert [failure["client"] for failure in status["failures"]] == ["bob"]
     assert len(error.strip().splitlines()) == 1
     assert error.startswith("error: bob failed in open: the disk of this client is broken")
-    assert "Traceback" in (run.folder / "log.txt").read_text()
+    assert "Traceback" in (run.folder / status["failures"][0]["traceback"]).read_text()
 
 
 def test_a_client_that_raises_is_named_and_the_run_goes_on_where_allowed(elsewhere: Path, tmp_path: Path) -> None:

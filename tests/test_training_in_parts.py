@@ -88,9 +88,33 @@ def test_too_many_steps_without_memory_end_training_in_one_line(limit: int, shor
         trainer.run_epoch(samples(12), 0)
 
 
-def test_without_a_limit_the_error_is_torchs_own() -> None:
-    _, trainer = prepared(Train(batch_size=2), Scarce(data=Path("none"), short=(0,)))
-    with pytest.raises(torch.OutOfMemoryError):
+class Narrow(Points):
+    """Memory holds no more than some samples at a time."""
+
+    room: int = 3
+
+    def loss(self, outputs: Batch, batch: Batch) -> Loss:
+        if outputs["logits"].requires_grad and len(batch["y"]) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().loss(outputs, batch)
+
+
+def test_a_step_without_memory_is_made_in_smaller_parts_with_the_same_result() -> None:
+    """Twelve samples do not fit, nor do six; three do, and the gradients add up."""
+    whole, plain = prepared(Train(batch_size=12, optimizer="sgd"), Points(data=Path("none")))
+    parted, trainer = prepared(Train(batch_size=12, optimizer="sgd"), Narrow(data=Path("none")))
+    one, other = plain.run_epoch(samples(24), 0), trainer.run_epoch(samples(24), 0)
+    assert (one.parts, other.parts, other.skipped, other.samples) == (1, 4, 0, 24)
+    assert other.losses["loss"] == pytest.approx(one.losses["loss"], rel=1e-6)
+    for name, value in whole.state_dict().items():
+        assert torch.allclose(value, parted.state_dict()[name], atol=1e-6)
+
+
+@pytest.mark.parametrize(("batchnorm", "samples_left"), [(False, 1), (True, 2)])
+def test_parts_that_cannot_become_smaller_end_training_in_one_line(batchnorm: bool, samples_left: int) -> None:
+    task = Narrow(data=Path("none"), room=0, batchnorm=batchnorm)
+    _, trainer = prepared(Train(batch_size=4), task)
+    with pytest.raises(OutOfMemoryError, match=f"ada: GPU memory ran out with {samples_left} samples at a time; "):
         trainer.run_epoch(samples(12), 0)
 
 

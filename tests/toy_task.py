@@ -93,6 +93,9 @@ class Points(Task):
         counts = self.raw(client, "train")["y"].bincount(minlength=len(CLASSES)).tolist()
         return {**SIZES, "labels": dict(zip(CLASSES, counts, strict=True))}
 
+    def flip_labels(self, batch: Batch) -> Batch:
+        return {**batch, "y": len(CLASSES) - 1 - batch["y"]}
+
     def network(self, fitted: Any) -> nn.Module:
         norm = [nn.BatchNorm1d(self.hidden)] if self.batchnorm else []
         front = nn.Sequential(nn.Linear(4, self.hidden), *norm, nn.ReLU(), nn.Dropout(self.dropout))

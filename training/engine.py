@@ -4,7 +4,6 @@ Kept to the shape of nanoGPT's `train.py`: batches, accumulation, clipping, one 
 function of (seed, client, epoch), so a round, a restart and a straight run draw the same numbers.
 """
 
-import collections
 import itertools
 import math
 import time
@@ -23,7 +22,7 @@ from training.device import autocast
 from training.distributed import ALONE, Group
 from training.loading import load_batches, reseed, shuffled_batches
 from training.optimizers import build_optimizer
-from training.parameters import held_back, training_mode
+from training.parameters import batchnorm_buffers, held_back, training_mode
 from training.schedules import Plateau
 from training.synced_batchnorm import synced_batchnorm
 from training.task import Batch, Samples, Task
@@ -40,6 +39,8 @@ class EpochSummary:
     steps: int
     skipped: int
     """Steps left out because GPU memory ran out."""
+    parts: int
+    """Parts in which each batch was computed; more than one where memory ran out before."""
     lr: float
     seconds: float
 
@@ -93,7 +94,7 @@ class Trainer:
         """
         self.task, self.network, self.options, self.device = task, network, options, device
         self.seed, self.client, self.epochs, self.penalty = seed, client, epochs, penalty
-        self.freeze_batchnorm, self.group = freeze_batchnorm, group
+        self.freeze_batchnorm, self.group, self.parts = freeze_batchnorm, group, 1
         network.zero_grad(set_to_none=True)  # What a failed trainer may have left behind.
         self.optimizer = build_optimizer(options.optimizer, network, options.lr, task.rate_factors())
         self.scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")
@@ -135,7 +136,7 @@ class Trainer:
                 f"{self.client}: loss {losses['loss']} in epoch {epoch + 1}; lower train.lr or set train.clip_grad_norm"
             )
         rate = self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["factor"]
-        return EpochSummary(losses, seen, len(steps) - skipped, skipped, rate, time.perf_counter() - start)
+        return EpochSummary(losses, seen, len(steps) - skipped, skipped, self.parts, rate, time.perf_counter() - start)
 
     def validated(self, value: float, higher_is_better: bool) -> None:
         """Tell a plateau schedule the monitored validation metric."""
@@ -177,28 +178,54 @@ class Trainer:
         return steps
 
     def _step(self, loaded: Iterator[Batch], step: Step) -> dict[str, Tensor] | None:
-        """Make one optimizer step; give the sums of the losses, or None where memory ran out and it was left out."""
-        sums: dict[str, Tensor] = {}
-        try:
-            self._accumulate(loaded, step, sums)
-            self._update()
-        except torch.OutOfMemoryError:
-            if self.group.size > 1 or not self.options.oom_limit:
-                raise
-            sums.clear()
+        """Make one optimizer step; give the sums of the losses, or None where memory ran out and it was left out.
+
+        Where no step may be left out, one that runs out of memory is made again in smaller parts.
+        """
+        batches = list(loaded)
+        while True:
+            sums: dict[str, Tensor] = {}
+            try:
+                self._accumulate(batches, step, sums)
+                self._update()
+                return sums
+            except torch.OutOfMemoryError:
+                if self.group.size > 1:
+                    raise
             self.optimizer.zero_grad(set_to_none=True)
             torch.cuda.empty_cache()
-            collections.deque(loaded, maxlen=0)
-            return None
-        return sums
+            if self.options.oom_limit:
+                return None
+            self._divide(max(map(len, step.batches)))
 
-    def _accumulate(self, loaded: Iterator[Batch], step: Step, sums: dict[str, Tensor]) -> None:
-        """Sum the gradients of a step's batches, each weighted by its share of the samples."""
-        for batch, indices in zip(loaded, step.batches, strict=True):
-            batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
-            share = len(indices) / step.total
-            objective = self._objective(batch, len(indices), sums)
-            self.scaler.scale(objective if share == 1 else objective * share).backward()  # type: ignore[no-untyped-call]
+    def _accumulate(self, batches: list[Batch], step: Step, sums: dict[str, Tensor]) -> None:
+        """Sum the gradients of a step's batches, each part weighted by its share of the samples."""
+        for batch, indices in zip(batches, step.batches, strict=True):
+            for part in torch.arange(len(indices)).chunk(self.parts):
+                on_device = {
+                    key: self._part(value, part).to(self.device, non_blocking=True) for key, value in batch.items()
+                }
+                share = len(part) / step.total
+                objective = self._objective(on_device, len(part), sums)
+                self.scaler.scale(objective if share == 1 else objective * share).backward()  # type: ignore[no-untyped-call]
+
+    def _part(self, values: Tensor, part: Tensor) -> Tensor:
+        """Give the rows of a part; the whole as it is, memory layout included."""
+        return values if self.parts == 1 else values[part]
+
+    def _divide(self, size: int) -> None:
+        """Halve the parts of a batch.
+
+        Raises:
+            OutOfMemoryError: They cannot become smaller.
+        """
+        smallest = 2 if batchnorm_buffers(self.network) else 1
+        if size // (2 * self.parts) < smallest:
+            raise OutOfMemoryError(
+                f"{self.client}: GPU memory ran out with {math.ceil(size / self.parts)} samples at a time; "
+                "choose a smaller network or smaller samples, or train.precision = bf16"
+            )
+        self.parts *= 2
 
     def _update(self) -> None:
         self.group.sum_gradients(self.network.parameters())

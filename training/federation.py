@@ -6,8 +6,9 @@ the strategies themselves.
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from training.faults import AnyFault
 from training.options import Options, named
 
 
@@ -136,8 +137,16 @@ class Federation(Options):
     """Passes over its own data that a client makes in each round."""
     clients_per_round: int | None = Field(None, ge=1)
     """Clients drawn in each round by a seeded rule on names; by default all."""
+    on_client_failure: Literal["stop", "continue"] | None = None
+    """Whether a run goes on without a client that failed for good; by default only where min_clients is set."""
     min_clients: int | None = Field(None, ge=1)
-    """Good replies a round needs to go on; by default every client asked. Fewer means: go on degraded."""
+    """Good replies a round needs to go on degraded; by default 1 with on_client_failure: continue, else all asked."""
+    retries: int = Field(1, ge=0)
+    """How often a client that failed is asked again in the same round; also how often dead workers are replaced."""
+    client_timeout: float | None = Field(None, gt=0)
+    """Seconds that a client may take for one request; by default any."""
+    faults: tuple[AnyFault, ...] = ()
+    """Faults to suffer on purpose: a list of {kind, client, round or rate, ...}; for studies."""
     strategy: Strategy = FedAvg()
     """Flower strategy by name, with its options."""
     optimizer_state: Literal["fresh", "kept"] = "fresh"
@@ -151,3 +160,15 @@ class Federation(Options):
     """Cores reserved for a client while it trains."""
     gpus_per_client: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     """Share of a GPU reserved for a client; `auto` measures one training step. 0 where there is no GPU."""
+
+    @model_validator(mode="after")
+    def _policy(self) -> "Federation":
+        if self.on_client_failure == "stop" and self.min_clients:
+            raise ValueError("on_client_failure: stop leaves min_clients without effect; leave one of them out")
+        return self
+
+    def needed(self, asked: int) -> int:
+        """Give the good replies that a round needs of those asked."""
+        if self.min_clients:
+            return min(self.min_clients, asked)
+        return 1 if self.on_client_failure == "continue" else asked

@@ -38,6 +38,11 @@ def nearest(name: str, known: Sequence[str], otherwise: str) -> str:
     return f"did you mean {close[0]}?" if close else f"{otherwise}: {', '.join(known) or 'none'}"
 
 
+def _tag(model: type[BaseModel]) -> Any:
+    """Give what tells a member of a union from the others: the default of its `name` or `kind`."""
+    return next(model.model_fields[key].default for key in ("name", "kind") if key in model.model_fields)
+
+
 def sections_of(annotation: Any) -> list[type[BaseModel]]:
     """Give the sections that a field of this type can hold: one, the members of a union, or none for plain values."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -56,10 +61,12 @@ def _locate(schema: type[BaseModel], location: Sequence[str | int]) -> tuple[lis
     known: list[str] = []
     models = [schema]
     for part in location:
-        tagged = [model for model in models if len(models) > 1 and model.model_fields["name"].default == part]
+        tagged = [model for model in models if len(models) > 1 and _tag(model) == part]
         if tagged:
             models = tagged
-        elif models or isinstance(part, int):
+        elif isinstance(part, int):  # The members of a list are described by its type.
+            parts.append(str(part))
+        elif models:
             fields = {name: field for model in models for name, field in model.model_fields.items()}
             known, models = list(fields), sections_of(fields[str(part)].annotation) if part in fields else []
             parts.append(str(part))

@@ -112,11 +112,13 @@ class Run:
         return code
 
     def client_failed(self, client: str, step: int, phase: str, message: str, details: str = "") -> None:
-        """Record the failure of one client."""
-        self.failures.append({"client": client, "step": step, "phase": phase, "message": message})
+        """Record the failure of one client, with the traceback, where there is one, in a file of its own."""
+        traceback_file = f"failures/{client}-{phase}-{step}.txt" if details else None
+        entry = {"client": client, "step": step, "phase": phase, "message": message, "traceback": traceback_file}
+        self.failures.append(entry)
         self.log(f"{client} failed in {phase} of step {step}: {message}")
-        if details:
-            self.log_quietly(details)
+        if traceback_file:
+            write_text(self.folder / traceback_file, details)
         self.set_status("running")
 
     def log(self, text: str) -> None:

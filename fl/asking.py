@@ -1,0 +1,86 @@
+"""What becomes of clients that do not answer as they should: asked again, given up, or the end of the run."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fl.deaths import Deaths
+from fl.exchange import Arrays, Part
+from fl.nodes import Answers, Failure, Nodes, RoundError, raise_refusals
+from training.federation import Federation
+from training.runs import Run
+
+Reject = Callable[[str, Part], str | None]
+
+
+class Asking:
+    """Asks clients, and goes on without those that failed for good only as far as the policy allows."""
+
+    def __init__(self, run: Run, nodes: Nodes, options: Federation) -> None:
+        """Take the policy.
+
+        Args:
+            run: Where failures are recorded.
+            nodes: Who serves the clients.
+            options: `retries`, `client_timeout`, `min_clients` and `on_client_failure`.
+        """
+        self.run, self.nodes, self.options = run, nodes, options
+        self.deaths = Deaths(run.folder)
+
+    def ask(
+        self,
+        kind: str,
+        clients: Sequence[str],
+        number: int,
+        request: dict[str, Any],
+        arrays: Arrays | None = None,
+        reject: Reject = lambda name, part: None,
+    ) -> Answers:
+        """Ask clients in a round (0: before the first).
+
+        Raises:
+            UserError: A client refused its input, and too few good replies are left.
+            RoundError: Too few good replies are left.
+            WorkersDiedError: Workers of a simulation died.
+        """
+        exchange = " ".join(filter(None, [kind.removeprefix("query."), f"round {number}", request.get("split", "")]))
+        counts = self.deaths.counts(exchange)
+        given_up = [name for name in clients if counts.get(name, 0) > self.options.retries]
+        answers = self._patiently(kind, exchange, [n for n in clients if n not in given_up], request, arrays, reject)
+        died = [
+            Failure(name, kind.removeprefix("query."), "died", f"its worker died {counts[name]} times", "")
+            for name in given_up
+        ]
+        failures = sorted([*answers.failures, *died], key=lambda one: one.client)
+        for failure in failures:
+            self.run.client_failed(failure.client, number, failure.phase, failure.message, failure.details)
+        if len(answers.good) < self.options.needed(len(clients)):
+            raise_refusals(failures)
+        if len(answers.good) < max(self.options.needed(len(clients)), 1):
+            raise RoundError(f"round {number}: {len(answers.good)} good replies to {kind}, {len(clients)} asked")
+        return Answers(answers.good, failures)
+
+    def _patiently(
+        self, kind: str, exchange: str, clients: list[str], request: dict[str, Any], arrays: Arrays | None,
+        reject: Reject,
+    ) -> Answers:  # fmt: skip
+        """Ask those that failed again, as often as `federation.retries` says."""
+        good: dict[str, Part] = {}
+        refused: list[Failure] = []
+        failed: list[Failure] = []
+        waiting = clients
+        for _ in range(self.options.retries + 1):
+            for failure in failed:
+                self.run.log(f"{failure.client} failed in {failure.phase} ({failure.message}); asked again")
+            answers = self.nodes.ask(
+                kind, waiting, request, arrays, reject, alone=self.deaths.suspects(exchange),
+                timeout=self.options.client_timeout,
+            )  # fmt: skip
+            if answers.dead:
+                self.deaths.add(exchange, answers.dead)
+            good |= answers.good
+            refused += [failure for failure in answers.failures if failure.kind == "refused"]
+            failed = [failure for failure in answers.failures if failure.kind != "refused"]
+            waiting = [failure.client for failure in failed]
+            if not waiting:
+                break
+        return Answers({name: good[name] for name in sorted(good)}, [*refused, *failed])

@@ -205,7 +205,7 @@ def _refuse_text(source: Path, column: "pd.Series[str]", ids: Sequence[str]) -> 
     at = int(bad[0])
     raise UserError(
         f"{source}: row {ids[at]!r}: {column.name} = {str(texts.iloc[at])!r} is no number{_more(len(bad))}; "
-        "correct it, leave it empty, or drop the column"
+        "correct it or leave it empty; a column that is no feature is dropped, or named as unit_key or client_key"
     )
 
 

@@ -49,14 +49,14 @@ class Log(BaseModel):
     shift: float
     """0, or what lifts the smallest training value to epsilon."""
     floor: float = Field(gt=0)
-    """Smallest argument of the logarithm: epsilon, or the smallest training value where that is positive and less."""
+    """Smallest argument of the logarithm: epsilon, or the smallest of the training values where that is less."""
 
     @classmethod
     def fitted(cls, minimum: float, epsilon: float) -> "Log":
         """Take the shift from the smallest training value of the platform."""
-        if minimum > 0:
-            return cls(shift=0.0, floor=min(epsilon, minimum))
-        return cls(shift=epsilon - minimum, floor=epsilon)
+        shift = 0.0 if minimum > 0 else epsilon - minimum
+        lowest = minimum + shift  # Rounded: beside a large minimum, epsilon may be lost.
+        return cls(shift=shift, floor=min(epsilon, lowest) if lowest > 0 else epsilon)
 
     def forward(self, values: Array) -> Array:
         """Take the logarithm; NaN stays."""

@@ -1,0 +1,92 @@
+"""The base of every block of a joint VAE's configuration, and how a fault in one is put in one line."""
+
+import difflib
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from core.errors import UserError
+
+
+class Section(BaseModel):
+    """A block of options: frozen, unknown keys refused, the string under a field is its documentation.
+
+    A number may be given as text (PyYAML reads `1e-8` as text); other text in its place is refused.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    idle: ClassVar[frozenset[str]] = frozenset()
+    """Keys that other model types know and this one has no use for: left out with a warning."""
+    foreign: ClassVar[frozenset[str]] = frozenset()
+    """Keys that are read elsewhere: left out without a word."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_keys(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        idle = [str(key) for key in given if key in cls.idle]
+        if idle:
+            warnings.warn(f"{', '.join(idle)}: no effect with this model type; leave it out", stacklevel=2)
+        return {key: value for key, value in given.items() if key not in cls.idle | cls.foreign}
+
+    @classmethod
+    def checked(cls, given: Any) -> Self:
+        """Check what a user gave.
+
+        Raises:
+            UserError: A key is unknown or a value does not suit; one line names the first such key.
+        """
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise UserError(_fault(cls, error)) from error
+
+
+def choose(key: str, value: object, known: Iterable[str]) -> UserError:
+    """Make the refusal of a name that is none of the known ones; it proposes the nearest."""
+    names = sorted(known)
+    close = difflib.get_close_matches(str(value), names, n=1)
+    return UserError(f"{key} = {value!r}: unknown; {f'did you mean {close[0]}?' if close else ''} known: {names}")
+
+
+def _fault(section: type[Section], error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = [part for part in first["loc"] if part != first.get("ctx", {}).get("tag")]
+    path, last = list(place[:-1]), str(place[-1]) if place else "config"
+    owner, tags = _owner(section, path)
+    key = ".".join(str(part) for part in (*path, last) if part not in tags)
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(last, list(owner.model_fields), n=1)
+        remedy = f"did you mean {close[0]}?" if close else f"known: {', '.join(owner.model_fields)}"
+        return f"{key}: unknown key; {remedy}"
+    if first["type"] == "literal_error":
+        known = [*map(str, get_args(owner.model_fields[last].annotation))] if last in owner.model_fields else []
+        close = difflib.get_close_matches(str(first["input"]), known, n=1)
+        remedy = f"did you mean {close[0]}?" if close else f"choose {first['ctx']['expected']}"
+        return f"{key} = {first['input']!r}: unknown; {remedy}"
+    said = " ".join(first["msg"].removeprefix("Value error, ").split())
+    return f"{key} = {first['input']!r}: {said[:1].lower()}{said[1:]}; correct the value"
+
+
+def _owner(section: type[Section], path: Sequence[str | int]) -> tuple[type[Section], set[str | int]]:
+    """Find the section a path leads to, and which parts of the path only say which of several it is."""
+    tags: set[str | int] = set()
+    choices: tuple[Any, ...] = ()
+    for part in path:
+        field = section.model_fields.get(str(part))
+        found = [choice for choice in choices if choice.model_fields["kind"].default == part]
+        if found:
+            section, choices = found[0], ()
+            tags.add(part)
+        elif field is not None:
+            sections = [kind for kind in (field.annotation, *get_args(field.annotation)) if _is_section(kind)]
+            section, choices = (sections[0], ()) if len(sections) == 1 else (section, tuple(sections))
+    return section, tags
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)

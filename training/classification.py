@@ -3,6 +3,9 @@
 All add up over clients. "Macro" averages over the classes that occur in truth or prediction, as scikit-learn does.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -103,6 +106,12 @@ class UnitScores(Metric):
             f"{self.name}_f1_macro": multiclass_f1_score(mean, target, self.count, average="macro"),
             f"{self.name}_count": torch.tensor(units),
         }
+
+
+def class_columns(scores_NK: Tensor, classes: Sequence[str]) -> dict[str, np.ndarray]:
+    """Give what a table says of classified samples: the likeliest class, and the probability of each."""
+    predicted_N = np.asarray(classes)[scores_NK.argmax(dim=1).numpy()]
+    return {"predicted": predicted_N, **{f"p_{name}": scores_NK[:, at].numpy() for at, name in enumerate(classes)}}
 
 
 def class_metrics(count: int) -> dict[str, Metric]:

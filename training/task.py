@@ -162,6 +162,13 @@ class Task(Options):
         """Build the network; called under a seed. What never trains has `requires_grad` off."""
         raise NotImplementedError
 
+    def bare_network(self, fitted: BaseModel) -> nn.Module:
+        """Build the network for the weights of a finished run, which are all there are; by default as for training.
+
+        For tasks whose `network` reads a file of pre-trained weights: it may be gone by then.
+        """
+        return self.network(fitted)
+
     def waiting(self, epoch: int) -> tuple[str, ...]:
         """Give patterns (`features.*`) of parameters that do not train yet in this epoch, counted from 0 over the run.
 
@@ -190,7 +197,7 @@ class Task(Options):
         return None
 
     def forward(self, network: nn.Module, batch: Batch) -> Batch:
-        """Run the network on a batch, encoded or not."""
+        """Run the network on a batch, encoded or not; a vector that stands for each sample is called `embedding`."""
         raise NotImplementedError
 
     def loss(self, outputs: Batch, batch: Batch) -> Loss:

@@ -142,10 +142,8 @@ def _checked_text(source: Path) -> tuple[str, str, list[str]]:
     rows = csv.reader(io.StringIO(text), delimiter=separator) if '"' in text else _plain_rows(text, separator)
     header = [name.strip() for name in next(iter(rows), [])]
     if len(header) < 2:
-        raise UserError(
-            f"{source}: its header has {len(header)} column; give ids and features separated by "
-            f"{'commas' if separator == ',' else 'tabs'}"
-        )
+        kind = "commas" if separator == "," else "tabs"
+        raise UserError(f"{source}: has no column beside the ids; give ids and features, separated by {kind}")
     _refuse_names(source, header)
     empty = True
     for cells in filter(None, rows):

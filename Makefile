@@ -24,7 +24,7 @@ lint: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt ".[dev,track]"
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt ".[dev,track,tune,workflow]"
 	touch $@
 
 clean:

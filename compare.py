@@ -11,11 +11,14 @@ from core.commands import one_line_errors
 from core.errors import UserError
 from core.files import read_json
 from fl.engines import Engine, check_federation, engine_function
+from reports.experiment_summary import summarise
 from reports.report import write_report
 from training.config import Experiment, load
 from training.distributed import refuse_processes
+from training.matrix import Matrix, Place, open_matrix
 from training.runs import EXIT_CODES, Run, Setting, default_name
 from training.session import DRY_RUN, conduct, task_stem
+from training.split_file import check_split
 
 SETTINGS: tuple[Setting, ...] = ("centralized", "local", "federated")
 
@@ -35,6 +38,9 @@ def main(
     name: Annotated[str, typer.Option(help="Name of the comparison folder; by default the time")] = "",
     resume: Annotated[Path | None, typer.Option(help="Go on with this comparison folder")] = None,
     results: Annotated[Path, typer.Option(help="Where comparison folders go")] = Path("results"),
+    experiment: Annotated[str, typer.Option(help="One of the `experiments` of CONFIG, in a place of its own")] = "",
+    every: Annotated[bool, typer.Option("--all", help="All of them in turn, and a summary")] = False,
+    split: Annotated[Path | None, typer.Option(help="Go on only if the data splits as this file says")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Two batches of everything")] = False,
 ) -> None:
     """Train one task pooled, alone and federated, with equal budgets from equal weights, and compare client by client.
@@ -43,24 +49,68 @@ def main(
     """
     with one_line_errors():
         refuse_processes("compare.py")
-        experiment = load(config, [*(overrides or []), *(DRY_RUN if dry_run else ())])
-        folder = _known_folder(resume) if resume else _new_folder(results / task_stem(experiment), name)
-        check_federation(experiment)
-        runs, worst = [], 0
-        try:
-            for seed in seeds or [experiment.seed]:
-                for setting in SETTINGS:
-                    run = _open(folder / f"{setting}-seed{seed}", experiment, seed, setting)
-                    runs.append(run.folder)
-                    status = read_json(run.folder / "status.json")["status"]
-                    if status not in EXIT_CODES:
-                        run.set_status("running")
-                        status = conduct(run, engine_function(engine) if setting == "federated" else execute)
-                    worst = max(worst, EXIT_CODES[status])
-        finally:
-            if runs:
-                print(f"report: {write_report(runs, folder)}")
-    raise typer.Exit(worst)
+        matrix = open_matrix(
+            config,
+            overrides or [],
+            "compare",
+            experiment=experiment,
+            every=every,
+            results=results,
+            name=name,
+            resume=resume,
+            dry_run=dry_run,
+            split=split,
+            any_seed=True,
+        )
+        if matrix:
+            code = matrix.conduct(lambda place: _conduct_place(place, matrix, seeds, engine))
+            print(f"summary: {summarise(matrix.folder, matrix.done)}")
+            raise typer.Exit(code)
+        plain = load(config, [*(overrides or []), *(DRY_RUN if dry_run else ())])
+        folder = _known_folder(resume) if resume else _new_folder(results / task_stem(plain), name)
+        if split:
+            check_split(split, plain)
+        check_federation(plain)
+        code = _compare(plain, folder, seeds, engine)
+    raise typer.Exit(code)
+
+
+def _compare(experiment: Experiment, folder: Path, seeds: list[int] | None, engine: Engine) -> int:
+    """Conduct every setting and seed from wherever it stands, and report; give the worst exit code."""
+    runs, worst = [], 0
+    try:
+        for seed in seeds or [experiment.seed]:
+            for setting in SETTINGS:
+                run = _open(folder / f"{setting}-seed{seed}", experiment, seed, setting)
+                runs.append(run.folder)
+                status = read_json(run.folder / "status.json")["status"]
+                if status not in EXIT_CODES:
+                    run.set_status("running")
+                    status = conduct(run, engine_function(engine) if setting == "federated" else execute)
+                worst = max(worst, EXIT_CODES[status])
+    finally:
+        if runs:
+            print(f"report: {write_report(runs, folder)}")
+    return worst
+
+
+def _conduct_place(place: Place, matrix: Matrix, seeds: list[int] | None, engine: Engine) -> int:
+    """Compare the settings for one experiment; leave the comparison alone where all its runs have ended."""
+    check_federation(place.experiment)
+    matrix.claim(place)
+    names = [f"{setting}-seed{seed}" for seed in seeds or [place.experiment.seed] for setting in SETTINGS]
+    codes = [_ended(place.folder / name) for name in names]
+    if None not in codes:
+        place.done = "left alone"
+        return max(code for code in codes if code is not None)
+    matrix.settle(place)
+    return _compare(place.experiment, place.folder, seeds, engine)
+
+
+def _ended(folder: Path) -> int | None:
+    """Give the exit code of a run that has come to its end, None of any other."""
+    path = folder / "status.json"
+    return EXIT_CODES.get(read_json(path)["status"]) if path.exists() else None
 
 
 def _new_folder(parent: Path, name: str) -> Path:
@@ -88,7 +138,7 @@ def _open(folder: Path, experiment: Experiment, seed: int, setting: Setting) -> 
     if not (folder / "status.json").exists():
         return Run.create(folder, wanted, setting)
     run = Run.attach(folder)
-    if run.experiment != wanted:
+    if run.experiment.digest != wanted.digest:
         raise UserError(f"{folder}: made from another config; resume with the config and overrides it was started with")
     return run
 

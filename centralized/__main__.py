@@ -3,15 +3,17 @@
 import functools
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from centralized.predict import predict
 from centralized.runner import execute
 from core.commands import DefaultCommand, one_line_errors
+from reports.experiment_summary import summarise
 from reports.report import write_report
-from training.distributed import joined
+from training.distributed import Group, joined
+from training.matrix import Matrix, conduct_run, open_matrix
 from training.runs import EXIT_CODES
 from training.session import conduct, open_run
 
@@ -41,6 +43,9 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder")] = None,
     name: Annotated[str, typer.Option(help="Name of the run folder; by default setting, seed and time")] = "",
     results: Annotated[Path, typer.Option(help="Where run folders go")] = Path("results"),
+    experiment: Annotated[str, typer.Option(help="One of the `experiments` of CONFIG, in a place of its own")] = "",
+    every: Annotated[bool, typer.Option("--all", help="All of them in turn, and a summary")] = False,
+    split: Annotated[Path | None, typer.Option(help="Go on only if the data splits as this file says")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Two batches of everything")] = False,
 ) -> None:
     """Train without exchange: one model on the pool of all clients, or one model per client. The default.
@@ -50,6 +55,21 @@ def train(
     Exit codes: 0 completed, 1 failed, 2 input refused.
     """
     with one_line_errors(), joined() as group:
+        matrix = open_matrix(
+            config,
+            overrides or [],
+            setting.value,
+            experiment=experiment,
+            every=every,
+            results=results,
+            name=name,
+            resume=resume,
+            dry_run=dry_run,
+            split=split,
+            group=group,
+        )
+        if matrix:
+            raise typer.Exit(_conduct(matrix, setting.value, group))
         run = open_run(
             config,
             overrides or [],
@@ -59,12 +79,25 @@ def train(
             resume=resume,
             dry_run=dry_run,
             resumable=("centralized", "local"),
+            split=split,
             group=group,
         )
         status = conduct(run, functools.partial(execute, group=group))
         if group.leads:
-            print(f"report: {write_report([run.folder], run.folder)}")
+            _report(run.folder)
     raise typer.Exit(EXIT_CODES[status])
+
+
+def _conduct(matrix: Matrix, setting: Literal["centralized", "local"], group: Group) -> int:
+    execution = functools.partial(execute, group=group)
+    code = matrix.conduct(lambda place: conduct_run(place, matrix, setting, execution, _report, group))
+    if group.leads:
+        print(f"summary: {summarise(matrix.folder, matrix.done)}")
+    return code
+
+
+def _report(folder: Path) -> None:
+    print(f"report: {write_report([folder], folder)}")
 
 
 app.command()(predict)

@@ -7,8 +7,10 @@ import typer
 
 from core.commands import one_line_errors
 from fl.engines import Engine, engine_function
+from reports.experiment_summary import summarise
 from reports.report import write_report
 from training.distributed import refuse_processes
+from training.matrix import conduct_run, open_matrix
 from training.runs import EXIT_CODES
 from training.session import conduct, open_run
 
@@ -25,6 +27,9 @@ def main(
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder")] = None,
     name: Annotated[str, typer.Option(help="Name of the run folder; by default setting, seed and time")] = "",
     results: Annotated[Path, typer.Option(help="Where run folders go")] = Path("results"),
+    experiment: Annotated[str, typer.Option(help="One of the `experiments` of CONFIG, in a place of its own")] = "",
+    every: Annotated[bool, typer.Option("--all", help="All of them in turn, and a summary")] = False,
+    split: Annotated[Path | None, typer.Option(help="Go on only if the data splits as this file says")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Two batches of everything")] = False,
 ) -> None:
     """Train one model over all clients without pooling their data.
@@ -33,6 +38,23 @@ def main(
     """
     with one_line_errors():
         refuse_processes("python -m fl")
+        matrix = open_matrix(
+            config,
+            overrides or [],
+            "federated",
+            experiment=experiment,
+            every=every,
+            results=results,
+            name=name,
+            resume=resume,
+            dry_run=dry_run,
+            split=split,
+        )
+        if matrix:
+            execute = engine_function(engine)
+            code = matrix.conduct(lambda place: conduct_run(place, matrix, "federated", execute, _report))
+            print(f"summary: {summarise(matrix.folder, matrix.done)}")
+            raise typer.Exit(code)
         run = open_run(
             config,
             overrides or [],
@@ -42,10 +64,15 @@ def main(
             resume=resume,
             dry_run=dry_run,
             resumable=("federated",),
+            split=split,
         )
         status = conduct(run, engine_function(engine))
-        print(f"report: {write_report([run.folder], run.folder)}")
+        _report(run.folder)
     raise typer.Exit(EXIT_CODES[status])
+
+
+def _report(folder: Path) -> None:
+    print(f"report: {write_report([folder], folder)}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from core.commands import DefaultCommand, one_line_errors
 from core.files import write_text
 from reports.aggregate import markdown, read_summaries
 from reports.comparison import Comparison, compare
+from reports.experiment_summary import summarise
 from reports.honesty import failures, warnings
 from reports.report import find_runs, write_page
 from reports.run_folder import RunRecord
@@ -28,6 +29,8 @@ app = typer.Typer(cls=DefaultCommand, add_completion=False, pretty_exceptions_en
 @app.callback()
 def main() -> None:
     """Report on runs: `python -m reports RUN [RUN ...]`, or list them all: `python -m reports table RESULTS`.
+
+    `python -m reports experiments FOLDER` sums up the experiments of one config.
 
     A report is a page with plots and tables of one run, or of several side by side.
 
@@ -71,6 +74,18 @@ def table(
         write_text(path, text)
         print(text, end="")
         print(f"table: {path}", file=sys.stderr)
+
+
+@app.command()
+def experiments(
+    folder: Annotated[Path, typer.Argument(help="Folder of experiments, e.g. results/TASK/CONFIG/centralized")],
+) -> None:
+    """Write experiment_summary.csv, a row for every run of the experiments below a folder, into it, and show it.
+
+    Exit codes: 0 written, 2 input refused.
+    """
+    with one_line_errors():
+        print(f"summary: {summarise(folder)}")
 
 
 def _common_folder(folders: list[Path]) -> Path:

@@ -1,4 +1,4 @@
-"""Command line: python -m tasks [TASK] lists the tasks, or every key of a task's config with its default."""
+"""Command line: python -m tasks [TASK] and python -m tasks split CONFIG."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,18 +10,24 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.table import Table
 
-from core.commands import one_line_errors
-from training.config import Train
+from core.commands import DefaultCommand, one_line_errors
+from training.config import Train, load
 from training.federation import Federation
 from training.mistakes import sections_of
+from training.split_file import write_split
 from training.task import load_task_class
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=DefaultCommand, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def main() -> None:
+    """List tasks and their options: `python -m tasks [TASK]`, or write down a split: `python -m tasks split CONFIG`."""
 
 
 @app.command()
-def main(task: Annotated[str, typer.Argument(help="Name of a task, or dotted path of a module")] = "") -> None:
-    """List the tasks; with TASK, list every key its config takes, its default and its meaning."""
+def options(task: Annotated[str, typer.Argument(help="Name of a task, or dotted path of a module")] = "") -> None:
+    """List the tasks; with TASK, list every key its config takes, its default and its meaning. The default."""
     console = Console()
     with one_line_errors():
         if not task:
@@ -35,6 +41,22 @@ def main(task: Annotated[str, typer.Argument(help="Name of a task, or dotted pat
         }
         for section, schema in sections.items():
             console.print(_table(section, schema))
+
+
+@app.command()
+def split(
+    config: Annotated[Path, typer.Argument(help="Experiment, e.g. configs/nicheformer.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. options.split_seed=1")] = None,
+    experiment: Annotated[str, typer.Option(help="One of the `experiments` of CONFIG")] = "",
+    out: Annotated[Path, typer.Option(help="JSON file to write")] = Path("split.json"),
+) -> None:
+    """Write who is in which split of which client, with a SHA-256; runs are held to it with --split.
+
+    Exit codes: 0 written, 2 input refused.
+    """
+    with one_line_errors():
+        digest = write_split(out, load(config, overrides or [], experiment=experiment), str(config))
+        print(f"split {digest[:12]}: {out}")
 
 
 def _table(section: str, schema: type[BaseModel]) -> Table:

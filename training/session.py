@@ -8,13 +8,14 @@ from core.errors import UserError, one_line
 from training.config import Experiment, load
 from training.distributed import ALONE, Group
 from training.runs import FollowingRun, Run, Setting, Status, default_name
+from training.split_file import check_split
 
 DRY_RUN = ("train.limit_batches=2", "train.epochs=1", "federation.rounds=1", "federation.local_epochs=1")
 
 
 def open_run(
     config: Path | None, overrides: list[str], setting: Setting, *, results: Path, name: str, resume: Path | None,
-    dry_run: bool, resumable: tuple[Setting, ...], group: Group = ALONE,
+    dry_run: bool, resumable: tuple[Setting, ...], split: Path | None = None, group: Group = ALONE,
 ) -> Run:  # fmt: skip
     """Start a new run from a config, or reopen one.
 
@@ -26,7 +27,7 @@ def open_run(
     folder = Path()
     with group.first_leads():
         if group.leads:
-            run = _open_run(config, overrides, setting, results, name, resume, dry_run, resumable, group)
+            run = _open_run(config, overrides, setting, results, name, resume, dry_run, resumable, split, group.size)
             folder = run.folder
     (folder, *_) = group.gather(folder)
     return run if group.leads else FollowingRun.attach(folder)
@@ -34,17 +35,19 @@ def open_run(
 
 def _open_run(
     config: Path | None, overrides: list[str], setting: Setting, results: Path, name: str, resume: Path | None,
-    dry_run: bool, resumable: tuple[Setting, ...], group: Group,
+    dry_run: bool, resumable: tuple[Setting, ...], split: Path | None, processes: int,
 ) -> Run:  # fmt: skip
     if resume:
-        if config or overrides or name or dry_run:
-            others = "CONFIG, overrides, --name and --dry-run"
+        if config or overrides or name or dry_run or split:
+            others = "CONFIG, overrides, --name, --dry-run and --split"
             raise UserError(f"--resume {resume}: goes on with the run's own config; leave out {others}")
         return Run.resume(resume, resumable)
     if not config:
         raise UserError("CONFIG is missing; name a file of configs/, or use --resume RUN")
     experiment = load(config, [*overrides, *DRY_RUN] if dry_run else overrides)
-    name = name or run_name(experiment, setting, group.size, dry_run=dry_run)
+    if split:
+        check_split(split, experiment)
+    name = name or run_name(experiment, setting, processes, dry_run=dry_run)
     return Run.create(results / task_stem(experiment) / name, experiment, setting)
 
 

@@ -306,5 +306,5 @@ def _warn_of_features(data: Path, unused: Mapping[str, Mapping[str, Sequence[str
     for client, platforms in unused.items():
         for platform, names in platforms.items():
             if names:
-                text = f"client {client!r}: {len(names)} features of platform {platform} are not used by all; left out"
-                warnings.warn(f"{data}: {text}", stacklevel=4)
+                text = f"{len(names)} features of platform {platform} are not among those used; left out"
+                warnings.warn(f"{data}: client {client!r}: {text}", stacklevel=4)

@@ -44,7 +44,7 @@ def growing_array(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
         _write_header(stream, shape, dtype)
 
 
-def _write_header(stream: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> None:  # type: ignore[type-arg]
+def _write_header(stream: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """Write the header of an array; numpy leaves room for its first axis to grow, so its length stays."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, header)

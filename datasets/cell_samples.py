@@ -25,7 +25,7 @@ class CellSamples:
         context_N3: Context ids per cell.
         context_flags: Which context tokens the model reads.
         context_length: Positions of the model.
-        labels_N: Class numbers, int64.
+        labels_N: Class numbers, int64, or None where nobody knows them.
         coordinates_N2: Standardised x and y, float32, or None.
         names: Cell ids.
     """
@@ -34,23 +34,25 @@ class CellSamples:
     context_N3: npt.NDArray[np.int32]
     context_flags: dict[str, bool]
     context_length: int
-    labels_N: npt.NDArray[np.int64]
+    labels_N: npt.NDArray[np.int64] | None
     coordinates_N2: npt.NDArray[np.float32] | None
     names: npt.NDArray[np.str_]
 
     def __len__(self) -> int:
         """Count the cells."""
-        return len(self.labels_N)
+        return len(self.names)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Give one cell."""
         return {key: value[0] for key, value in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Give a batch: `tokens` [B, context_length] int32, `label` [B], and `coordinates` [B, 2] where used."""
+        """Give a batch: `tokens` [B, context_length] int32, and `label` [B] and `coordinates` [B, 2] where used."""
         rows = np.asarray(indices, dtype=np.int64)
         tokens = assemble(self.tokens_NL[rows], self.context_N3[rows], self.context_length, **self.context_flags)
-        batch = {"tokens": torch.from_numpy(tokens), "label": torch.from_numpy(self.labels_N[rows])}
+        batch = {"tokens": torch.from_numpy(tokens)}
+        if self.labels_N is not None:
+            batch["label"] = torch.from_numpy(self.labels_N[rows])
         if self.coordinates_N2 is not None:
             batch["coordinates"] = torch.from_numpy(self.coordinates_N2[rows])
         return batch

@@ -51,6 +51,15 @@ class TokenSource:
         translation = self._translation.table if self._translation else None
         return sha256_json([self.length, self.vocabulary.names, self._mean_G.tolist(), translation])
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the genes and their means: what must be the same for all cells that a network sees.
+
+        Raises:
+            UserError: A file is missing or cannot be used.
+        """
+        return sha256_json([self.vocabulary.names, self._mean_G.tolist()])
+
     def match(self, cells: Cells) -> GeneMatch:
         """Count the genes of a file that the vocabulary knows.
 

@@ -91,13 +91,25 @@ def _split_file(folder: Path, split: str) -> Path:
 
 
 def _whole(path: Path, data: Path, unit_key: str | None, counts_layer: str | None) -> Part:
-    table: CountTable
-    if path.suffix == ".h5ad":
-        table = H5adTable.open(path, counts_layer)
-    else:
-        refuse_without_effect(path, counts_layer=counts_layer)
-        table = ParquetTable.open(path, read_genes(data / "genes.txt"))
+    table = open_table(path, data, counts_layer)
     return Part(table, units=None if unit_key is None else _unit_column(table, unit_key))
+
+
+def open_table(path: Path, folder: Path, counts_layer: str | None) -> CountTable:
+    """Open a file of cells: parquet by its suffix, else h5ad.
+
+    Args:
+        path: The file.
+        folder: Where `genes.txt` is, for parquet.
+        counts_layer: Layer with the raw counts of an h5ad file; None for `X`.
+
+    Raises:
+        UserError: The file cannot be used.
+    """
+    if path.suffix != ".parquet":
+        return H5adTable.open(path, counts_layer)
+    refuse_without_effect(path, counts_layer=counts_layer)
+    return ParquetTable.open(path, read_genes(folder / "genes.txt"))
 
 
 def _unit_column(table: CountTable, key: str) -> npt.NDArray[np.str_]:

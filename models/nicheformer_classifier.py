@@ -134,7 +134,16 @@ class NicheFormerClassifier(nn.Module):
             ValueError: Neither or both are given, they are those of another mode, or coordinates are given or
                 missing against `spatial`.
         """
-        vector_BD = self.representation(tokens_BL, pooled=pooled, hidden=hidden, padding=padding)
+        return self.classify(
+            self.representation(tokens_BL, pooled=pooled, hidden=hidden, padding=padding), coordinates_B2
+        )
+
+    def classify(self, vector_BD: Tensor, coordinates_B2: Tensor | None = None) -> Tensor:
+        """Give logits [B, C] of what `representation` gives.
+
+        Raises:
+            ValueError: Coordinates are given or missing against `spatial`.
+        """
         if (coordinates_B2 is not None) != hasattr(self, "coordinate_head"):
             raise ValueError("coordinates_B2 belongs to a classifier made with spatial=True, and only to that")
         if coordinates_B2 is not None:

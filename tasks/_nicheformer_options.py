@@ -1,11 +1,16 @@
 """The options of the NicheFormer task, and what can be said against them before any data is opened."""
 
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from core.errors import UserError
-from datasets.cell_samples import CONTEXT
+from datasets.cell_samples import CONTEXT, context_ids
+from datasets.cell_tokens import TokenSource
+from datasets.cells import Cells
 from datasets.genes import context_id
 from models.nicheformer_classifier import FineTuneMode
 from training.options import DataPath, Options
@@ -98,6 +103,45 @@ class NicheFormerOptions(Task):
     """A linear layer and tanh in front of the head."""
     encode_block: int = Field(1, ge=1)
     """Cells that frozen layers encode at once: 1 makes the numbers independent of batches, more suits a GPU."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the data lies."""
+        return self.data if self.data.is_dir() else self.data.parent
+
+    @property
+    def input_columns(self) -> dict[str, str]:
+        """Give obs column -> option, for the columns that the network's input is made of."""
+        spatial = self.coordinate_keys if self.include_spatial else ()
+        return {
+            **{kind: f"options.{kind}" for kind in CONTEXT if getattr(self, kind) is None},
+            **dict.fromkeys(spatial, "options.coordinate_keys"),
+        }
+
+    def context_ids(self, cells: Cells) -> npt.NDArray[np.int32]:
+        """Give species, assay and modality ids per cell."""
+        return context_ids(cells, {"specie": self.specie, "assay": self.assay, "modality": self.modality})
+
+    def token_source(self, length: int, new: Path | None = None) -> TokenSource:
+        """Give what makes tokens of counts.
+
+        Args:
+            length: Gene tokens per cell.
+            new: Folder of new cells; its `reference/` stands in for reference files that are gone since training.
+        """
+        references = [self.reference or self.folder / "reference", *([new / "reference"] if new else [])]
+        reference = next((one for one in references if (one / "model.h5ad").exists()), references[-1])
+        beside = [path for one in references if (path := one / "orthologs.csv").exists()]
+        given = [self.orthologs] if self.orthologs and (new is None or self.orthologs.exists()) else []
+        return TokenSource(
+            reference=reference,
+            technology=self.technology,
+            rounding=self.mean_rounding,
+            orthologs=next(iter([*given, *beside]), None),
+            minimum=self.min_matched_genes,
+            length=length,
+            cache=(new or self.folder) / ".cache" / "tokens",
+        )
 
     @model_validator(mode="after")
     def _one_backbone(self) -> "NicheFormerOptions":

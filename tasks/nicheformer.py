@@ -4,12 +4,13 @@ Model and fine-tuning follow theislab/nicheformer (BSD-3-Clause): gene-rank toke
 positions, a bias-free linear head, cross-entropy.
 """
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -22,7 +23,8 @@ from torchmetrics.classification import (
 
 from core.errors import UserError
 from core.files import sha256_json
-from datasets.cell_samples import CONTEXT, CellSamples, class_numbers, context_ids, coordinates
+from datasets.cell_inputs import open_cells
+from datasets.cell_samples import CellSamples, class_numbers, coordinates
 from datasets.cell_tokens import TokenSource
 from datasets.cells import Cells, Study
 from datasets.unit_splits import SPLITS
@@ -31,7 +33,8 @@ from models.nicheformer_checkpoint import Checkpoint, read
 from models.nicheformer_classifier import NicheFormerClassifier
 from models.nicheformer_shape import HyperParameters
 from tasks._nicheformer_options import NicheFormerOptions
-from training.classification import BalancedAccuracy
+from training.classification import BalancedAccuracy, class_columns
+from training.loading import Pool
 from training.statistics import Statistics, Values
 from training.task import Batch, ClientData, Loss
 
@@ -40,13 +43,26 @@ RESERVED_IDS = 30
 
 
 class LabelMap(BaseModel):
-    """Label map, and mean and standard deviation of the coordinates where they are used."""
+    """Label map, mean and standard deviation of the coordinates where they are used, and what the tokens stand for."""
 
     model_config = ConfigDict(frozen=True)
 
     classes: list[str]
+    genes: str = ""
+    """SHA-256 of vocabulary and technology mean."""
+    shape: HyperParameters = HyperParameters()
+    """Of the backbone."""
     coordinate_mean: list[float] = []
     coordinate_deviation: list[float] = []
+
+
+class CellFiles(Pool):
+    """The cells of several files, with their ids."""
+
+    def __init__(self, parts: Sequence[CellSamples]) -> None:
+        """Join them in the order given."""
+        super().__init__(parts)
+        self.names = np.concatenate([part.names for part in parts])
 
 
 class NicheFormerTask(NicheFormerOptions):
@@ -71,17 +87,30 @@ class NicheFormerTask(NicheFormerOptions):
                 "give it cells of two classes or leave it out"
             )
         arrays = self._coordinate_sums(cells) if self.include_spatial else {}
-        return Statistics(counts={"labels": dict(zip(names.tolist(), counts.tolist(), strict=True))}, arrays=arrays)
+        labels = dict(zip(names.tolist(), counts.tolist(), strict=True))
+        return Statistics(counts={"labels": labels, "genes": {self._source.fingerprint: 1}}, arrays=arrays)
 
     def fit(self, own: Statistics, everyone: Statistics) -> LabelMap:
-        """Take the label map from everyone, the scaling of coordinates from the own cells."""
-        classes = sorted(everyone.counts["labels"])
+        """Take the label map from everyone, the scaling of coordinates from the own cells.
+
+        Raises:
+            UserError: Clients have reference files with other content.
+        """
+        if len(everyone.counts["genes"]) > 1:
+            raise UserError(
+                f"options.reference: clients have {len(everyone.counts['genes'])} different vocabularies or "
+                f"{self.technology} means; give all the same model.h5ad and {self.technology}_mean_script.npy"
+            )
+        fitted = LabelMap(
+            classes=sorted(everyone.counts["labels"]), genes=next(iter(everyone.counts["genes"])), shape=self._shape
+        )
         if not self.include_spatial:
-            return LabelMap(classes=classes)
+            return fitted
         count, total, squares = (own.arrays[name].array() for name in ("count", "sum", "squares"))
         mean = total / count
         deviation = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
-        return LabelMap(classes=classes, coordinate_mean=mean.tolist(), coordinate_deviation=deviation.tolist())
+        scaling = {"coordinate_mean": mean.tolist(), "coordinate_deviation": deviation.tolist()}
+        return fitted.model_copy(update=scaling)
 
     def client_data(self, client: str, fitted: BaseModel) -> ClientData:
         """Tokenize the splits of a client, or read their tokens from the cache."""
@@ -106,13 +135,10 @@ class NicheFormerTask(NicheFormerOptions):
         return sha256_json([self._source.digest, *(self._digest(cells) for cells in parts if cells is not None)])
 
     def _digest(self, cells: Cells) -> list[str]:
-        columns = [cells.column(self.label).tolist(), self._context(cells).tolist()]
+        columns = [cells.column(self.label).tolist(), self.context_ids(cells).tolist()]
         if self.include_spatial:
             columns.append(coordinates(cells, self.coordinate_keys).tolist())
         return [cells.digest, *map(sha256_json, columns)]
-
-    def _context(self, cells: Cells) -> npt.NDArray[np.int32]:
-        return context_ids(cells, {"specie": self.specie, "assay": self.assay, "modality": self.modality})
 
     def describe(self, client: str) -> dict[str, Any]:
         """Count cells, labels and matched genes."""
@@ -132,7 +158,14 @@ class NicheFormerTask(NicheFormerOptions):
     def network(self, fitted: BaseModel) -> nn.Module:
         """Put a fresh head on the backbone, and freeze what `fine_tune_mode` says."""
         assert isinstance(fitted, LabelMap)
-        backbone = NicheFormer.restored(self._stored) if self._stored else NicheFormer(self._hyper_parameters)
+        return self._on(NicheFormer.restored(self._stored) if self._stored else NicheFormer(fitted.shape), fitted)
+
+    def bare_network(self, fitted: BaseModel) -> nn.Module:
+        """Build the network without the checkpoint."""
+        assert isinstance(fitted, LabelMap)
+        return self._on(NicheFormer(fitted.shape), fitted)
+
+    def _on(self, backbone: NicheFormer, fitted: LabelMap) -> NicheFormerClassifier:
         network = NicheFormerClassifier(
             backbone,
             len(fitted.classes),
@@ -154,9 +187,11 @@ class NicheFormerTask(NicheFormerOptions):
         return None if features is None else {**features, **{key: batch[key] for key in batch if key != "tokens"}}
 
     def forward(self, network: nn.Module, batch: Batch) -> Batch:
-        """Give `logits` [B, C]."""
+        """Give `logits` [B, C], and as `embedding` [B, D] what the backbone makes of each cell."""
+        assert isinstance(network, NicheFormerClassifier)
         features = {key: batch[key] for key in ("pooled", "hidden", "padding") if key in batch}
-        return {"logits": network(batch.get("tokens"), coordinates_B2=batch.get("coordinates"), **features)}
+        embedding = network.representation(batch.get("tokens"), **features)
+        return {"logits": network.classify(embedding, batch.get("coordinates")), "embedding": embedding}
 
     def loss(self, outputs: Batch, batch: Batch) -> Loss:
         """Cross-entropy over the classes."""
@@ -190,6 +225,25 @@ class NicheFormerTask(NicheFormerOptions):
         assert isinstance(fitted, LabelMap)
         return fitted.classes
 
+    # New data
+
+    def inputs(self, path: Path, fitted: BaseModel) -> CellSamples | CellFiles:
+        """Open cells without labels: an h5ad file, a parquet table with `genes.txt` beside it, or a folder of such.
+
+        Reference files are those of the training data; where these are gone, those in `reference/` beside the cells.
+        """
+        assert isinstance(fitted, LabelMap)
+        source = self.token_source(fitted.shape.context_length, path if path.is_dir() else path.parent)
+        cells = open_cells(path, self.counts_layer, list(self.input_columns))
+        parts = [self._unlabelled(one, fitted, source) for one in cells]
+        return parts[0] if len(parts) == 1 else CellFiles(parts)
+
+    def columns(self, outputs: Batch, fitted: BaseModel) -> dict[str, np.ndarray]:
+        """Give predicted class, and probability of each class."""
+        return class_columns(outputs["logits"].softmax(dim=1), self.classes(fitted))
+
+    # Words
+
     def facts(self, network: nn.Module) -> dict[str, Any]:
         """Say what the backbone is."""
         if not self._stored:
@@ -211,19 +265,9 @@ class NicheFormerTask(NicheFormerOptions):
             blocks=self.blocks,
             counts_layer=self.counts_layer,
         )
-        study.require(self._columns)
+        disjoint = dict.fromkeys(self.disjoint_keys, "options.disjoint_keys")
+        study.require({**self.input_columns, **disjoint, self.label: "options.label"})
         return study
-
-    @property
-    def _columns(self) -> dict[str, str]:
-        """Give obs column -> option, for all columns that are read."""
-        spatial = self.coordinate_keys if self.include_spatial else ()
-        return {
-            **{kind: f"options.{kind}" for kind in CONTEXT if getattr(self, kind) is None},
-            **dict.fromkeys(spatial, "options.coordinate_keys"),
-            **dict.fromkeys(self.disjoint_keys, "options.disjoint_keys"),
-            self.label: "options.label",
-        }
 
     @functools.cached_property
     def _members(self) -> dict[tuple[str, str], dict[str, list[str]]]:
@@ -235,7 +279,7 @@ class NicheFormerTask(NicheFormerOptions):
         return read(self.checkpoint) if self.checkpoint else None
 
     @property
-    def _hyper_parameters(self) -> HyperParameters:
+    def _shape(self) -> HyperParameters:
         if self._stored:
             return HyperParameters.from_checkpoint(self._stored.hyper_parameters)
         assert self.random_backbone is not None
@@ -245,43 +289,33 @@ class NicheFormerTask(NicheFormerOptions):
 
     @functools.cached_property
     def _source(self) -> TokenSource:
-        reference = self.reference or self._folder / "reference"
-        beside = reference / "orthologs.csv"
-        return TokenSource(
-            reference=reference,
-            technology=self.technology,
-            rounding=self.mean_rounding,
-            orthologs=self.orthologs or (beside if beside.exists() else None),
-            minimum=self.min_matched_genes,
-            length=self._context_length,
-            cache=self._folder / ".cache" / "tokens",
-        )
-
-    @property
-    def _folder(self) -> Path:
-        return self.data if self.data.is_dir() else self.data.parent
-
-    @property
-    def _context_length(self) -> int:
         if self.random_backbone:
-            return self.random_backbone.context_length
-        assert self._stored is not None
-        return HyperParameters.from_checkpoint(self._stored.hyper_parameters).context_length
+            return self.token_source(self.random_backbone.context_length)
+        return self.token_source(self._shape.context_length)
 
     def _samples(self, cells: Cells, fitted: BaseModel) -> CellSamples:
         assert isinstance(fitted, LabelMap)
-        self._check_vocabulary()
+        self._check_vocabulary(fitted)
+        labels_N = class_numbers(cells, self.label, fitted.classes)
+        return dataclasses.replace(self._unlabelled(cells, fitted, self._source), labels_N=labels_N)
+
+    def _unlabelled(self, cells: Cells, fitted: LabelMap, source: TokenSource) -> CellSamples:
+        if source.fingerprint != fitted.genes:
+            raise UserError(
+                f"{source.reference}: not the vocabulary and {self.technology} mean that the network was trained with; "
+                "give the same files"
+            )
         scaled = None
         if self.include_spatial:
             mean, deviation = np.asarray(fitted.coordinate_mean), np.asarray(fitted.coordinate_deviation)
             scaled = ((coordinates(cells, self.coordinate_keys) - mean) / deviation).astype(np.float32)
-        stored = self._hyper_parameters
+        shape = fitted.shape
         return CellSamples(
-            tokens_NL=self._source.tokens(cells),
-            context_N3=self._context(cells),
-            context_flags={"specie": stored.specie, "assay": stored.assay, "modality": stored.modality},
-            context_length=stored.context_length,
-            labels_N=class_numbers(cells, self.label, fitted.classes),
+            tokens_NL=source.tokens(cells),
+            context_N3=self.context_ids(cells),
+            context_flags={"specie": shape.specie, "assay": shape.assay, "modality": shape.modality},
+            context_length=shape.context_length,
+            labels_N=None,
             coordinates_N2=scaled,
             names=cells.names,
         )
@@ -291,8 +325,8 @@ class NicheFormerTask(NicheFormerOptions):
         sums = {"count": [float(len(values))] * 2, "sum": values.sum(0), "squares": (values**2).sum(0)}
         return {name: Values(rule="sum", values=list(map(float, value))) for name, value in sums.items()}
 
-    def _check_vocabulary(self) -> None:
-        genes, known = len(self._source.vocabulary), self._hyper_parameters.n_tokens - RESERVED_IDS
+    def _check_vocabulary(self, fitted: LabelMap) -> None:
+        genes, known = len(self._source.vocabulary), fitted.shape.n_tokens - RESERVED_IDS
         if genes != known:
             vocabulary = self._source.reference / "model.h5ad"
             raise UserError(

@@ -140,7 +140,7 @@ class WholeImages:
         images: The images.
         names: Ids of the images.
         units: Unit of each image, such as the animal.
-        with_target: Whether samples hold the target.
+        with_target: Whether samples hold the target; else they hold `labels` [H, W], the numbers of the cells.
         padded_to: Least height and width; an image that exceeds them sets another size for all.
     """
 
@@ -165,6 +165,8 @@ class WholeImages:
         sample = {"channels": self._padded(image.channels), "size": torch.tensor(image.shape)}
         if self.with_target:
             sample["target"] = self._padded(image.crop_target(WHOLE, WHOLE))
+        else:
+            sample["labels"] = self._padded(image.labels[None].astype(np.float32))[0].int()
         return sample
 
     def _padded(self, values_CHW: npt.NDArray[np.float32]) -> Tensor:

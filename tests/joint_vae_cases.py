@@ -55,5 +55,5 @@ def worst(found: Mapping[str, Tensor], expected: Mapping[str, Tensor | float]) -
     for name, value in expected.items():
         value = torch.as_tensor(value)
         assert found[name].shape == value.shape, name
-        differences.append(float((found[name].detach() - value).abs().max()))
+        differences.append(float((found[name] - value).detach().abs().max()))
     return max(differences)

@@ -31,8 +31,7 @@ class GenerativeVAE(GaussianVAE):
     def make_encoder(self, width: int) -> nn.Module:
         """Make a plain encoder."""
         options = self.config.model.encoder
-        style = Style(options.activation, options.dropout_rate, options.batch_norm)
-        return encoder(width, options.hidden_dims, self.config.model.latent_dim, style)
+        return encoder(width, options.hidden_dims, self.config.model.latent_dim, Style.of(options))
 
     def make_decoder(self, width: int) -> nn.Module:
         """Make a decoder of the configured kind."""

@@ -5,14 +5,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from models.joint_vae.options import Activation, GaussianConfig, Rate, Weight, Weights, Widths
+from models.joint_vae.options import Activation, GaussianConfig, Hidden, Rate, Weight, Weights, Widths
 from models.joint_vae.sections import Section
 
 ALIASES = {"ddpm": "diffusion", "made": "autoregressive"}
 
 
-class EncoderOptions(Section):
+class EncoderOptions(Hidden):
     """Both encoders."""
+
+    foreign = frozenset()
 
     hidden_dims: Widths = (512, 256, 128)
     """Widths of the hidden layers."""
@@ -20,8 +22,6 @@ class EncoderOptions(Section):
     """Non-linearity; leaky_relu has slope 0.2."""
     dropout_rate: Rate = 0.2
     """Share of activations dropped while training."""
-    batch_norm: bool = True
-    """Batch normalisation behind each hidden layer."""
 
 
 class DiffusionOptions(Section):
@@ -105,9 +105,8 @@ class GenerativeModel(Section):
         kind = given.get("decoder_type", "diffusion")
         kind = ALIASES.get(kind, kind) if isinstance(kind, str) else kind
         block = given.get("decoder", {})
-        known = isinstance(block, Mapping) and kind in ("diffusion", "autoregressive", "gan")
-        decoder = {"decoder": {**block, "kind": kind}} if known else {}
-        return {**{key: value for key, value in given.items() if key != "decoder"}, "decoder_type": kind, **decoder}
+        block = {**block, "kind": kind} if isinstance(block, Mapping) else block
+        return {**given, "decoder_type": kind, "decoder": block}
 
 
 class GenerativeWeights(Weights):

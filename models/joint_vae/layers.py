@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
-from models.joint_vae.options import Layers as LayerOptions
+from models.joint_vae.options import Hidden as HiddenOptions
 
 UNIT_TOLERANCE = 1e-4
+"""How far a vector's length may be from 1 before it is put right."""
+FIRST_ITERATIONS = 15
+"""Power iterations of fresh weights, so that an untrained network is normalised, too."""
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": partial(nn.LeakyReLU, 0.2),
@@ -42,7 +45,7 @@ class Style:
     linear: LinearLayer = nn.Linear
 
     @classmethod
-    def of(cls, options: LayerOptions, linear: LinearLayer = nn.Linear) -> "Style":
+    def of(cls, options: HiddenOptions, linear: LinearLayer = nn.Linear) -> "Style":
         """Take the style from options."""
         return cls(options.activation, options.dropout_rate, options.batch_norm, linear)
 
@@ -127,6 +130,8 @@ class SpectralLinear(nn.Module):
         self.weight_orig, self.bias = plain.weight, plain.bias
         for name, size in (("weight_u", width), ("weight_v", width_in)):
             self.register_buffer(name, normalize(torch.randn(size), dim=0))
+        for _ in range(FIRST_ITERATIONS):
+            self._iterate()
 
     def forward(self, x: Tensor) -> Tensor:
         """Give [B, width] of [B, width_in]."""

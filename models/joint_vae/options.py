@@ -17,19 +17,24 @@ Weight = Annotated[float, Field(ge=0)]
 Widths = tuple[PositiveInt, ...]
 
 
-class Layers(Section):
-    """What all networks of plain layers share."""
+class Hidden(Section):
+    """What hidden layers look like."""
 
     foreign = frozenset({"model_type"})
 
-    latent_dim: PositiveInt = 128
-    """Width L of the latent space."""
     activation: Activation = "leaky_relu"
     """Non-linearity; leaky_relu has slope 0.2."""
     dropout_rate: Rate = 0.15
     """Share of activations dropped while training."""
     batch_norm: bool = True
     """Batch normalisation behind each hidden layer."""
+
+
+class Layers(Hidden):
+    """Hidden layers around a latent space."""
+
+    latent_dim: PositiveInt = 128
+    """Width L of the latent space."""
 
 
 class Stack(Layers):

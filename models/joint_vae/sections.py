@@ -48,9 +48,12 @@ class Section(BaseModel):
 
 def choose(key: str, value: object, known: Iterable[str]) -> UserError:
     """Make the refusal of a name that is none of the known ones; it proposes the nearest."""
-    names = sorted(known)
-    close = difflib.get_close_matches(str(value), names, n=1)
-    return UserError(f"{key} = {value!r}: unknown; {f'did you mean {close[0]}?' if close else ''} known: {names}")
+    return UserError(f"{key} = {value!r}: unknown; {_nearest(value, list(known))}")
+
+
+def _nearest(name: object, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {close[0]}?" if close else f"choose one of: {', '.join(known)}"
 
 
 def _fault(section: type[Section], error: ValidationError) -> str:
@@ -60,14 +63,10 @@ def _fault(section: type[Section], error: ValidationError) -> str:
     owner, tags = _owner(section, path)
     key = ".".join(str(part) for part in (*path, last) if part not in tags)
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(last, list(owner.model_fields), n=1)
-        remedy = f"did you mean {close[0]}?" if close else f"known: {', '.join(owner.model_fields)}"
-        return f"{key}: unknown key; {remedy}"
+        return f"{key}: unknown key; {_nearest(last, [*owner.model_fields, *sorted(owner.foreign)])}"
     if first["type"] == "literal_error":
-        known = [*map(str, get_args(owner.model_fields[last].annotation))] if last in owner.model_fields else []
-        close = difflib.get_close_matches(str(first["input"]), known, n=1)
-        remedy = f"did you mean {close[0]}?" if close else f"choose {first['ctx']['expected']}"
-        return f"{key} = {first['input']!r}: unknown; {remedy}"
+        known = get_args(owner.model_fields[last].annotation)
+        return f"{key} = {first['input']!r}: unknown; {_nearest(first['input'], known)}"
     said = " ".join(first["msg"].removeprefix("Value error, ").split())
     return f"{key} = {first['input']!r}: {said[:1].lower()}{said[1:]}; correct the value"
 

@@ -12,13 +12,13 @@ from core.errors import UserError
 from models.joint_vae.base import OTHER, CrossPlatformModel, Inputs, Platform, Tensors, checked, errors
 from models.joint_vae.layers import ResidualBlock, Style
 from models.joint_vae.noise import Noise
-from models.joint_vae.options import Config, JointVAEWeights, Stack, Weight, Widths
+from models.joint_vae.options import Config, Hidden, JointVAEWeights, Weight, Widths
 from models.joint_vae.sections import Section
 
 WIDEST_TOKEN = 128
 
 
-class UNetModel(Stack):
+class UNetModel(Hidden):
     """Architecture of res_unet."""
 
     idle = frozenset({"latent_dim", "decoder_layers", "use_residual_blocks"})

@@ -130,12 +130,15 @@ class _Runner:
         return {data: member.score(data, samples) for data, samples in sets.items()}
 
     def _complete(self, clients: list[str]) -> Statistics:
-        """Merge the statistics of both passes."""
-        return complete(
-            self.task,
-            {client: self.statistics[client] for client in clients},
-            lambda client, first: self._of(client, "statistics", lambda name: self.task.second_statistics(name, first)),
-        )
+        """Merge the statistics of all passes."""
+
+        def ask(known: Statistics) -> dict[str, Statistics]:
+            return {
+                client: self._of(client, "statistics", lambda name: self.task.further_statistics(name, known))
+                for client in clients
+            }
+
+        return complete(self.task, {client: self.statistics[client] for client in clients}, ask)
 
     def _of(self, client: str, phase: str, ask: Callable[[str], Answer]) -> Answer:
         """Ask for something of a client; where that fails, say in status.json whose data it was."""

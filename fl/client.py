@@ -40,9 +40,9 @@ def describe(task: Task, client: str, *, own_data: bool) -> Part:
     return Part(info)
 
 
-def describe_again(task: Task, client: str, first: Statistics) -> Part:
-    """Give the statistics that rest on the merged first ones of all clients."""
-    return Part({"statistics": task.second_statistics(client, first).model_dump(mode="json")})
+def describe_further(task: Task, client: str, known: Statistics) -> Part:
+    """Give the statistics that rest on what earlier passes of all clients gave."""
+    return Part({"statistics": task.further_statistics(client, known).model_dump(mode="json")})
 
 
 def open_data(session: ClientSession, client: str, request: dict[str, Any], arrays: Arrays, folder: Path) -> Part:

@@ -49,12 +49,12 @@ def statistics(message: Message, context: Context) -> Message:
     return _with_task(message, context, lambda task, name, _: client.describe(task, name, own_data=own_data))
 
 
-@app.query("second_statistics")
-def second_statistics(message: Message, context: Context) -> Message:
-    """Describe the train splits once more, knowing what all clients said at first."""
+@app.query("further_statistics")
+def further_statistics(message: Message, context: Context) -> Message:
+    """Describe the train splits once more, knowing what all clients have said."""
 
     def act(task: Task, name: str, request: dict[str, Any]) -> Part:
-        return client.describe_again(task, name, Statistics.model_validate(request["first"]))
+        return client.describe_further(task, name, Statistics.model_validate(request["known"]))
 
     return _with_task(message, context, act)
 

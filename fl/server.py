@@ -116,17 +116,16 @@ class Server:
         parts = {client: part.info for client, part in answers.good.items()}
         self.clients = sorted(parts)
         first = {client: Statistics.model_validate(info["statistics"]) for client, info in parts.items()}
-        second = self._second_statistics(first) if self.task.two_passes else {}
-        self.everyone = complete(self.task, first, lambda client, _: second[client])
+        self.everyone = complete(self.task, first, self._further_statistics)
         self.descriptions = {client: info["description"] for client, info in parts.items()}
         self.digests = {client: info["digest"] for client, info in parts.items()}
         self.absent = {client: tuple(info["absent"]) for client, info in parts.items()}
         self.split = self._refuse_leaks(parts)
 
-    def _second_statistics(self, first: dict[str, Statistics]) -> dict[str, Statistics]:
-        """Ask for sums that rest on the first statistics of all: who gave those must give these, too."""
-        known = merge_statistics(first).model_dump(mode="json")
-        answers = self._ask("query.second_statistics", self.clients, 0, {"first": known})
+    def _further_statistics(self, known: Statistics) -> dict[str, Statistics]:
+        """Ask for sums that rest on what all clients said: who gave that must give these, too."""
+        request = {"known": known.model_dump(mode="json")}
+        answers = self._ask("query.further_statistics", self.clients, 0, request)
         raise_refusals(answers.failures)
         return {name: Statistics.model_validate(part.info["statistics"]) for name, part in answers.good.items()}
 

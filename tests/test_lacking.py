@@ -13,6 +13,7 @@ from tests.toy_task import Points
 from training import checkpoints
 from training.federation import FedAvg
 from training.preparation import complete
+from training.statistics import merge_statistics
 
 TASK = "task=tests.toy_lacking"
 
@@ -52,12 +53,16 @@ def test_a_federation_in_which_only_one_has_a_part_gives_that_part_as_it_trained
     assert torch.isfinite(state["extra.weight"]).all()
 
 
-def test_second_statistics_rest_on_the_merged_first_ones() -> None:
+def test_further_statistics_rest_on_the_merged_first_ones() -> None:
     task, plain = Lacking(data="none"), Points(data="none")
     names = task.clients()
-    merged = complete(task, {name: task.statistics(name) for name in names}, task.second_statistics)
-    known = complete(plain, {name: plain.statistics(name) for name in names}, plain.second_statistics)
-    one, other = task.fit(merged, merged), plain.fit(known, known)
+    merged = complete(
+        task,
+        {name: task.statistics(name) for name in names},
+        lambda known: {name: task.further_statistics(name, known) for name in names},
+    )
+    pooled = merge_statistics({name: plain.statistics(name) for name in names})
+    one, other = task.fit(merged, merged), plain.fit(pooled, pooled)
     assert one.mean == pytest.approx(other.mean, rel=1e-12)
     assert one.deviation == pytest.approx(other.deviation, rel=1e-12)
 

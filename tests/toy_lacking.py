@@ -11,7 +11,7 @@ from training.task import Batch
 
 
 class Lacking(Points):
-    two_passes: ClassVar[bool] = True
+    passes: ClassVar[int] = 2
 
     lacking: str = "cyd"
 
@@ -22,8 +22,8 @@ class Lacking(Points):
         x = self.raw(client, "train")["x"].double()
         return Statistics(arrays={"lowest": Values(rule="min", values=x.amin(0).tolist())})
 
-    def second_statistics(self, client: str, first: Statistics) -> Statistics:
-        x = self.raw(client, "train")["x"].double() - torch.from_numpy(first.arrays["lowest"].array())
+    def further_statistics(self, client: str, known: Statistics) -> Statistics:
+        x = self.raw(client, "train")["x"].double() - torch.from_numpy(known.arrays["lowest"].array())
         sums = {"n": [float(len(x))], "sum": x.sum(0).tolist(), "squares": x.square().sum(0).tolist()}
         return Statistics(arrays={key: Values(rule="sum", values=value) for key, value in sums.items()})
 

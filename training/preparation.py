@@ -49,21 +49,23 @@ def check_leaks(task: Task, clients: Sequence[str]) -> str | None:
     return plain_split_sha256(members)
 
 
-def complete(task: Task, first: Mapping[str, Statistics], ask: Callable[[str, Statistics], Statistics]) -> Statistics:
-    """Merge the statistics of some clients, and those of the second pass where the task makes one.
+def complete(
+    task: Task, first: Mapping[str, Statistics], ask: Callable[[Statistics], Mapping[str, Statistics]]
+) -> Statistics:
+    """Merge the statistics of some clients, of as many passes as the task makes.
 
     Args:
-        task: Says whether there is a second pass.
+        task: Says how many passes there are.
         first: Client -> what it gave in the first pass.
-        ask: Gives a client's second statistics, once the first are merged.
+        ask: Gives every client's further statistics, once those of earlier passes are merged.
 
     Raises:
         UserError: Clients describe different things.
     """
-    merged = merge_statistics(first)
-    if not task.two_passes:
-        return merged
-    return merged.joined(merge_statistics({client: ask(client, merged) for client in first}))
+    known = merge_statistics(first)
+    for _ in range(1, task.passes):
+        known = known.joined(merge_statistics(ask(known)))
+    return known
 
 
 def build_network(task: Task, fitted: BaseModel, seed: int) -> nn.Module:

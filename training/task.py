@@ -83,8 +83,8 @@ class Task(Options):
     """The headline metric, one that `metrics` computes."""
     axis: ClassVar[str] = "class"
     """What `classes` names: class, gene, ..."""
-    two_passes: ClassVar[bool] = False
-    """Whether `second_statistics` is asked for, too."""
+    passes: ClassVar[int] = 1
+    """How often statistics are asked for; from the second pass on as `further_statistics`."""
 
     data: DataPath
     """Folder or file that holds the data."""
@@ -99,10 +99,10 @@ class Task(Options):
         """Count and sum over the train split of a client, without rows leaving it."""
         raise NotImplementedError
 
-    def second_statistics(self, client: str, first: Statistics) -> Statistics:
-        """Count and sum over the train split once more, knowing what `statistics` gave, merged; under other names.
+    def further_statistics(self, client: str, known: Statistics) -> Statistics:
+        """Count and sum over the train split once more, knowing what earlier passes gave, merged; under other names.
 
-        For sums that rest on a number which all must agree on first, such as a shift from the overall minimum.
+        For sums that rest on what all must agree on first: a list of features, a shift from the overall minimum.
         """
         raise NotImplementedError
 
@@ -110,7 +110,7 @@ class Task(Options):
         """Fit the preprocessing.
 
         Args:
-            own: Merged statistics, of both passes, of the clients whose model this is: one client where it trains
+            own: Merged statistics, of all passes, of the clients whose model this is: one client where it trains
                 alone, else all.
             everyone: Merged statistics of all clients. What all models must agree on to be comparable (label map,
                 feature list) comes from here; what is measured (scalers) comes from `own`.

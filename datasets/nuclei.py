@@ -4,7 +4,6 @@ A folder per nucleus holds one TIFF per slice in `raw/` and `mask/`; a class tab
 """
 
 import functools
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,11 +15,9 @@ from core.files import sha256_json
 from datasets.array_cache import DEFAULT_BYTES, process_cache
 from datasets.nuclei_crops import AugmentedCrops, CropOptions, CroppedNucleus, NucleiCrops
 from datasets.nuclei_index import Volume, find_folders, index_volumes, nucleus_folders
-from datasets.nuclei_intensity import Intensity, intensities
 from datasets.nuclei_placement import NucleiPlacement, Place, place
-from datasets.nuclei_positions import Crop, grid, grid_fractions, mask_parts
-from datasets.nuclei_sidecar import remember
 from datasets.nuclei_table import Row, Selection, canonical, read_table, select
+from datasets.nuclei_volumes import NucleiVolumes
 from datasets.placement import HELD_OUT
 from datasets.unit_splits import SPLITS
 
@@ -103,7 +100,7 @@ class NucleiStudy:
         places = place(class_table, chosen, placement)
         nuclei = tuple(_nucleus(row, volumes[folders[row.sample]], places[row.sample]) for row in chosen)
         study = cls(data, class_table, nuclei, options or CropOptions())
-        study._check()
+        study.volumes.check()
         process_cache().limit = cache_bytes
         return study
 
@@ -111,6 +108,11 @@ class NucleiStudy:
     def classes(self) -> dict[int, str]:
         """Class id to name, by ascending id: the place in this order is the label."""
         return dict(sorted({nucleus.class_id: nucleus.class_name for nucleus in self.nuclei}.items()))
+
+    @functools.cached_property
+    def volumes(self) -> NucleiVolumes:
+        """What is on disk."""
+        return NucleiVolumes(self.data, {nucleus.sample: nucleus.volume for nucleus in self.nuclei}, self.options)
 
     @functools.cached_property
     def clients(self) -> list[str]:
@@ -163,7 +165,7 @@ class NucleiStudy:
         """Count crops by class name."""
         counts = Counter[str]()
         for nucleus in self.members(client, split):
-            counts[nucleus.class_name] += len(self._positions[nucleus.sample])
+            counts[nucleus.class_name] += len(self.volumes.positions[nucleus.sample])
         return {name: counts[name] for name in self.classes.values() if name in counts}
 
     def identities(self, client: str) -> dict[str, dict[str, list[str]]]:
@@ -200,51 +202,7 @@ class NucleiStudy:
                 f"{self.class_table}: sample {nucleus.sample}: class {nucleus.class_id} ({nucleus.class_name}) is not "
                 "among the classes trained on; choose the classes with class_ids"
             )
-        return CroppedNucleus(
-            sample=nucleus.sample,
-            volume=nucleus.volume,
-            label=labels[nucleus.class_id],
-            intensity=self._intensities[nucleus.sample],
-            crops=self._positions[nucleus.sample],
-        )
-
-    @functools.cached_property
-    def _intensities(self) -> dict[str, Intensity]:
-        volumes = {nucleus.sample: nucleus.volume for nucleus in self.nuclei}
-        return intensities(self.data, volumes, self.options.scaling, signed=self.options.signed)
-
-    @functools.cached_property
-    def _positions(self) -> dict[str, list[Crop]]:
-        options, size = self.options, self.options.crop_size
-        if options.mask_mode not in ("centre_on_mask", "min_fraction"):
-            return {one.sample: grid(one.volume.shape, size, options.counting) for one in self.nuclei}
-        volumes = {one.sample: one.volume for one in self.nuclei}
-        rule = repr((options.mask_mode, size, options.counting, options.mask_fraction))
-        stamps = {sample: sha256_json([volume.sha256, rule]) for sample, volume in volumes.items()}
-        path = self.data / ".cache" / "nuclei_crops.json"
-        found = remember(path, stamps, lambda sample: _masked_crops(volumes[sample], options), "finding crops")
-        for sample, crops in found.items():
-            if not crops:
-                warnings.warn(f"{volumes[sample].root}: no crop with enough mask; left out", stacklevel=2)
-        return {sample: [_crop(entry) for entry in crops] for sample, crops in found.items()}
-
-    def _check(self) -> None:
-        """Refuse what the policies refuse, and warn of values that will be replaced."""
-        for nucleus in self.nuclei:
-            volume = nucleus.volume
-            if volume.missing_masks and self.options.missing_mask == "refuse":
-                raise UserError(
-                    f"{volume.root / 'mask'}: no mask slice for {volume.missing_masks[0]} "
-                    f"({len(volume.missing_masks)} missing); add it, or set missing_mask to zero"
-                )
-            pairs = list(zip(volume.shape, self.options.crop_size, strict=True))
-            if self.options.oversize == "refuse" and any(length < size for length, size in pairs):
-                raise UserError(
-                    f"{volume.root}: {volume.shape} voxels are smaller than crop_size {self.options.crop_size}; "
-                    "choose a smaller crop or set oversize to pad"
-                )
-            if volume.non_finite:
-                warnings.warn(f"{volume.root}: {volume.non_finite} voxels are NaN or infinite; read as 0", stacklevel=3)
+        return self.volumes.cropped(nucleus.sample, labels[nucleus.class_id])
 
 
 def _refuse_unlisted(data: Path, class_table: Path, rows: Iterable[Row]) -> None:
@@ -264,17 +222,3 @@ def _levels(nuclei: Sequence[Nucleus]) -> dict[str, list[str]]:
 
 def _facts(nucleus: Nucleus) -> list[Any]:
     return [nucleus.sample, nucleus.class_id, nucleus.split, nucleus.volume.sha256]
-
-
-def _masked_crops(volume: Volume, options: CropOptions) -> list[dict[str, Any]]:
-    size = options.crop_size
-    if options.mask_mode == "centre_on_mask":
-        return [asdict(crop) for crop in mask_parts(volume, size, options.mask_fraction)]
-    fractions = grid_fractions(volume, size, options.counting)
-    crops = grid(volume.shape, size, options.counting)
-    return [asdict(crop) for crop, share in zip(crops, fractions, strict=True) if share >= options.mask_fraction]
-
-
-def _crop(entry: Mapping[str, Any]) -> Crop:
-    z, y, x = entry["start"]
-    return Crop(entry["name"], (z, y, x), entry["inside_only"])

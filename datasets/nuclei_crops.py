@@ -64,14 +64,14 @@ class CroppedNucleus:
     Attributes:
         sample: Sample id.
         volume: What is on disk.
-        label: Class number from 0.
+        label: Class number from 0, or None where nobody knows it.
         intensity: Scaling of its raw values.
         crops: Where its crops lie.
     """
 
     sample: str
     volume: Volume
-    label: int
+    label: int | None
     intensity: Intensity
     crops: Sequence[Crop]
 
@@ -82,7 +82,7 @@ class NucleiCrops:
     Attributes:
         names: Crop ids such as `0001/z0y1x0`.
         units: Sample id of each crop's nucleus.
-        labels: Class number of each crop.
+        labels: Class number of each crop, or None.
     """
 
     def __init__(
@@ -115,8 +115,8 @@ class NucleiCrops:
         """Give one crop.
 
         Returns:
-            `volume` [1, D, H, W] float32; `label` and `nucleus` (a number made of the sample id) int64; with masks
-            `mask` [1, D, H, W] float32 of 0 and 1; with class weights `weight` float32.
+            `volume` [1, D, H, W] float32; `nucleus` (a number made of the sample id) and, where known, `label` int64;
+            with masks `mask` [1, D, H, W] float32 of 0 and 1; with class weights `weight` float32.
 
         Raises:
             UserError: A slice cannot be read.
@@ -126,12 +126,13 @@ class NucleiCrops:
         volume, mask = self._changed(volume, mask, index)
         item = {
             "volume": torch.from_numpy(np.ascontiguousarray(owner.intensity.finish(volume))),
-            "label": torch.tensor(owner.label),
             "nucleus": torch.tensor(nucleus_number(owner.sample)),
         }
+        if owner.label is not None:
+            item["label"] = torch.tensor(owner.label)
         if mask is not None:
             item["mask"] = torch.from_numpy(np.ascontiguousarray(mask))
-        if self.class_weights is not None:
+        if self.class_weights is not None and owner.label is not None:
             item["weight"] = torch.tensor(self.class_weights[owner.label], dtype=torch.float32)
         return item
 

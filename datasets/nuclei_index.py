@@ -59,17 +59,28 @@ def find_folders(data: Path, samples: Sequence[str]) -> dict[str, str]:
     """
     found = {}
     for sample in samples:
-        spellings = dict.fromkeys((sample, str(int(sample))) if sample.isdecimal() else (sample,))
-        names = [name for name in spellings if (data / name).is_dir()]
-        if len(names) > 1:
-            raise UserError(f"{data}: folders {names[0]} and {names[1]} are both sample {sample}; remove one")
-        missing = [] if not names else [part for part in ("raw", "mask") if not (data / names[0] / part).is_dir()]
-        if names and not missing:
-            found[sample] = names[0]
+        folder, fault = find_folder(data, sample)
+        if fault:
+            warnings.warn(f"{data}: sample {sample} is skipped: {fault}", stacklevel=2)
         else:
-            reason = f"no folder {missing[0]}/ in {names[0]}" if missing else "no folder"
-            warnings.warn(f"{data}: sample {sample} is skipped: {reason}", stacklevel=2)
+            found[sample] = folder
     return found
+
+
+def find_folder(data: Path, sample: str) -> tuple[str, str]:
+    """Give the folder of a sample, and what is wrong with it: that it, `raw/` or `mask/` is not there, or "".
+
+    Raises:
+        UserError: A sample has a folder with leading zeros and one without.
+    """
+    spellings = dict.fromkeys((sample, str(int(sample))) if sample.isdecimal() else (sample,))
+    names = [name for name in spellings if (data / name).is_dir()]
+    if len(names) > 1:
+        raise UserError(f"{data}: folders {names[0]} and {names[1]} are both sample {sample}; remove one")
+    if not names:
+        return "", "no folder"
+    missing = [part for part in ("raw", "mask") if not (data / names[0] / part).is_dir()]
+    return names[0], f"no folder {missing[0]}/ in {names[0]}" if missing else ""
 
 
 def nucleus_folders(data: Path) -> list[str]:

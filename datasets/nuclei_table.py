@@ -82,6 +82,24 @@ def read_table(path: Path, *, unique: Sequence[str] = ()) -> list[Row]:
     return sorted(rows, key=lambda row: row.sample)
 
 
+def read_samples(path: Path) -> list[str]:
+    """Read the sample ids of a table that need not say what they are.
+
+    Raises:
+        UserError: The file is missing, is no CSV, lists nothing, or lists a sample twice.
+    """
+    records = _records(path)
+    if not records or "sample_id" not in records[0][1]:
+        columns = ", ".join(records[0][1]) if records else "no rows"
+        raise UserError(f"{path}: no column 'sample_id', only {columns}; add it, one row per nucleus")
+    first: dict[str, int] = {}
+    for line, record in records:
+        sample = _sample(path, line, record["sample_id"])
+        if first.setdefault(sample, line) != line:
+            raise UserError(f"{path}: sample {sample!r} is listed twice (lines {first[sample]} and {line}); remove one")
+    return list(first)
+
+
 def select(path: Path, rows: Sequence[Row], selection: Selection) -> list[Row]:
     """Drop what is unclassified, then what the selection leaves out.
 
@@ -126,13 +144,18 @@ def _records(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 def _row(path: Path, line: int, columns: Mapping[str, str]) -> Row:
     sample, class_id, class_name = (columns[key] for key in ("sample_id", "class_id", "class_name"))
-    if not re.fullmatch(r"[\w][\w .+-]*", sample):
-        raise UserError(f"{path}: line {line}: sample_id {sample!r} is not a folder name; correct it")
+    sample = _sample(path, line, sample)
     if not class_id.isdecimal():
         raise UserError(f"{path}: line {line}: class_id {class_id!r} is not a whole number; correct it")
     if not class_name:
         raise UserError(f"{path}: line {line}: class_name is empty; name the class, or call it {UNCLASSIFIED_NAME}")
-    return Row(canonical(sample), int(class_id), class_name, line, columns)
+    return Row(sample, int(class_id), class_name, line, columns)
+
+
+def _sample(path: Path, line: int, text: str) -> str:
+    if not re.fullmatch(r"[\w][\w .+-]*", text):
+        raise UserError(f"{path}: line {line}: sample_id {text!r} is not a folder name; correct it")
+    return canonical(text)
 
 
 def _refuse_repeats(path: Path, rows: Sequence[Row], unique: Sequence[str]) -> None:

@@ -5,8 +5,11 @@ network trained on another problem (synapses of the fly), under a small new clas
 """
 
 import functools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -14,16 +17,18 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import Metric, MetricCollection
 
 from core.errors import UserError
+from core.tables import write_table
 from datasets.nuclei import NucleiStudy
 from datasets.nuclei_crops import NucleiCrops
+from datasets.nuclei_inputs import open_nuclei
 from datasets.placement import HELD_OUT
 from datasets.unit_splits import SPLITS
 from models.vgg3d import Adapter, Features
 from models.vgg3d_checkpoint import Checkpoint, compare, load_features, read
 from tasks._vgg3d_options import MIB, VGG3DOptions
-from training.classification import UnitScores, class_metrics
+from training.classification import UnitScores, class_columns, class_metrics
 from training.statistics import Statistics
-from training.task import Batch, ClientData, Loss
+from training.task import Answer, Batch, ClientData, Loss
 
 
 class LabelMap(BaseModel):
@@ -115,11 +120,16 @@ class VGG3DTask(VGG3DOptions):
 
     def network(self, fitted: BaseModel) -> nn.Module:
         """Put a fresh classifier on the features, and freeze what never trains."""
-        assert isinstance(fitted, LabelMap)
-        features = Features(self.backbone.shape())
+        network = self.bare_network(fitted)
         if self._stored:
             partial, adapt = self.allow_partial, self.adapt_first_conv
-            load_features(features, self._stored, allow_partial=partial, adapt_channels=adapt)
+            load_features(network.features, self._stored, allow_partial=partial, adapt_channels=adapt)
+        return network
+
+    def bare_network(self, fitted: BaseModel) -> Adapter:
+        """Build the network without the checkpoint."""
+        assert isinstance(fitted, LabelMap)
+        features = Features(self.backbone.shape())
         network = Adapter(features, self.crop_options().input_size, len(fitted.classes), self.classifier_size)
         features.requires_grad_(not self.never_unfrozen)
         network.freeze_classifier(self.freeze_classifier_layers)
@@ -191,6 +201,32 @@ class VGG3DTask(VGG3DOptions):
         assert isinstance(fitted, LabelMap)
         return fitted.classes
 
+    # New data
+
+    def inputs(self, path: Path, fitted: BaseModel) -> NucleiCrops:
+        """Open nuclei without classes: a folder of them, one alone, or a CSV with `sample_id` that lists them."""
+        return open_nuclei(path, self.crop_options(), self.cache_mb * MIB)
+
+    def columns(self, outputs: Batch, fitted: BaseModel) -> dict[str, np.ndarray]:
+        """Give predicted class, and probability of each class."""
+        return class_columns(outputs["logits"].softmax(dim=1), self.classes(fitted))
+
+    def write_answers(self, answers: Iterable[Answer], folder: Path, fitted: BaseModel) -> list[Path]:
+        """Write a table of crops, and `nuclei.csv` of nuclei, each predicted by the mean over its crops."""
+        means = UnitMeans()
+
+        def noted() -> Iterator[Answer]:
+            for one in answers:
+                means.add([name.partition("/")[0] for name in one.names], one.outputs["logits"].softmax(dim=1))
+                yield one
+
+        tables = super().write_answers(noted(), folder, fitted)
+        nuclei = {"sample": np.asarray(list(means.counts)), "crops": np.asarray(list(means.counts.values()))}
+        rows = {**nuclei, **class_columns(means.compute(), self.classes(fitted))}
+        return [*tables, write_table(folder / "nuclei.csv", [rows])]
+
+    # Words
+
     def variant(self) -> str:
         """Say how the features are trained."""
         if not self.freeze_features:
@@ -243,6 +279,29 @@ class VGG3DTask(VGG3DOptions):
             return _flat_features(network, volumes)
         with torch.no_grad():
             return torch.cat([_flat_features(network, block) for block in torch.split(volumes, self.encode_block)])
+
+
+class UnitMeans:
+    """Mean probabilities of units, from batches of samples.
+
+    Attributes:
+        counts: Unit -> samples seen.
+    """
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.counts: dict[str, int] = {}
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, units: list[str], scores_NK: Tensor) -> None:
+        """Add samples."""
+        for unit, scores_K in zip(units, scores_NK.double(), strict=True):
+            self.counts[unit] = self.counts.get(unit, 0) + 1
+            self._sums[unit] = self._sums[unit] + scores_K if unit in self._sums else scores_K
+
+    def compute(self) -> Tensor:
+        """Give the mean of each unit [units, K]."""
+        return torch.stack([self._sums[unit] / count for unit, count in self.counts.items()])
 
 
 def _flat_features(network: nn.Module, volumes: Tensor) -> Tensor:

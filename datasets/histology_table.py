@@ -66,14 +66,30 @@ def read_table(
     table = read_columns(source, columns)
     targets = _targets(source, table, target_dim)
     paths, groups = (table[name].to_numpy(dtype=np.str_) for name in (path_col, group_col))
-    base = source.parent if root is None else root
-    files = tuple(base / path for path in paths.tolist())
-    _refuse_duplicates(source, path_col, files)
-    _refuse_rows(source, files, lambda file: not file.is_file(), "no such image file", "restore it or set data_root")
+    remedy = "restore it or set data_root"
+    files = _image_files(source, path_col, paths.tolist(), source.parent if root is None else root, remedy)
     clients = table[client_col].to_numpy(dtype=np.str_) if client_col else None
     if clients is not None:
         refuse_shared(groups, clients, f"{source}: {group_col}", f"{client_col}")
     return Table(source, paths, files, groups, clients, targets)
+
+
+def image_rows(source: Path, path_col: str, root: Path) -> tuple[tuple[str, ...], tuple[Path, ...]]:
+    """Read the images that a CSV lists, whatever else it holds.
+
+    Args:
+        source: The CSV.
+        path_col: Column of the image file.
+        root: Where relative paths start.
+
+    Returns:
+        Paths as the CSV gives them, and where the images are.
+
+    Raises:
+        UserError: The column or a value is missing, a path occurs twice, or an image file is missing.
+    """
+    paths = read_columns(source, [path_col])[path_col].tolist()
+    return tuple(paths), _image_files(source, path_col, paths, root, f"restore it, or write its path from {root}")
 
 
 def read_columns(source: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -160,6 +176,13 @@ def _targets(source: Path, table: pd.DataFrame, expected: int | None) -> npt.NDA
             f"{source}: {row_name(at)}: {names[gene]} = {said!r} is no finite number{more}; fill it in or drop the row"
         )
     return values
+
+
+def _image_files(source: Path, column: str, paths: Sequence[str], root: Path, remedy: str) -> tuple[Path, ...]:
+    files = tuple(root / path for path in paths)
+    _refuse_duplicates(source, column, files)
+    _refuse_rows(source, files, lambda file: not file.is_file(), "no such image file", remedy)
+    return files
 
 
 def _refuse_duplicates(source: Path, column: str, files: Sequence[Path]) -> None:

@@ -52,9 +52,18 @@ def image_digest(path: Path) -> str:
     Raises:
         UserError: The file is missing, no image, or has more than eight bits per channel; for PNG also: cut off.
     """
+    check_image(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_image(path: Path) -> None:
+    """Look whether a file is an image that can be used.
+
+    Raises:
+        UserError: As for `image_digest`.
+    """
     with _opened(path) as image:
         image.verify()
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -86,27 +95,27 @@ def channel_sums(files: Sequence[Path], size: int) -> dict[str, list[float]]:
 
 @dataclass(eq=False)
 class Tiles:
-    """Tiles with their expression: `image` [3, S, S], `target` [K] in original units, `scaled` [K] as trained on.
+    """Tiles: `image` [3, S, S], and where it is known the expression, `target` [K] in original units and `scaled` [K].
 
     Attributes:
         files: Images.
         names: Ids of the images.
-        units: Group of each image.
+        units: Group of each image, where there are groups.
         size: Pixels per side, S.
         mean: Subtracted from each channel, of values in [0, 1].
         deviation: Each channel is divided by it.
-        targets: Shape [N, K], float32.
-        scaled: Shape [N, K], float32.
+        targets: Shape [N, K], float32; None where nobody knows the expression.
+        scaled: The same, scaled as trained on.
     """
 
     files: Sequence[Path]
     names: Sequence[str]
-    units: Sequence[str]
+    units: Sequence[str] | None
     size: int
     mean: Sequence[float]
     deviation: Sequence[float]
-    targets: Tensor
-    scaled: Tensor
+    targets: Tensor | None = None
+    scaled: Tensor | None = None
 
     def __len__(self) -> int:
         """Count the tiles."""
@@ -117,7 +126,9 @@ class Tiles:
         pixels = tile_cache(self.size).get(self.files[index], lambda path: read_tile(path, self.size))
         image = self.changed(torch.tensor(pixels).float() / 255, index)
         mean, deviation = (torch.tensor(values)[:, None, None] for values in (self.mean, self.deviation))
-        return {"image": (image - mean) / deviation, "target": self.targets[index], "scaled": self.scaled[index]}
+        known = {"target": self.targets, "scaled": self.scaled}
+        expression = {key: values[index] for key, values in known.items() if values is not None}
+        return {"image": (image - mean) / deviation, **expression}
 
     def changed(self, image_3SS: Tensor, index: int) -> Tensor:
         """Give the image as it goes on to normalisation."""

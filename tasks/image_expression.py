@@ -5,6 +5,7 @@ Tiles of one patient, slide or donor look alike, so clients and splits never cut
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from torchmetrics import MetricCollection
 from core.errors import UserError
 from core.files import sha256_json
 from datasets.histology import Study, metadata_file
+from datasets.histology_inputs import open_images
 from datasets.histology_scaling import column_sums, mean_and_deviation
 from datasets.histology_table import read_gene_names
 from datasets.histology_tiles import (
@@ -37,6 +39,7 @@ from training.statistics import Rule, Statistics, Values
 from training.task import Batch, ClientData, Loss
 
 BRIGHTEST = 255
+MIB = 1024**2
 
 
 class Scaling(BaseModel):
@@ -147,11 +150,16 @@ class ImageExpressionTask(ImageExpressionOptions):
 
     def network(self, fitted: BaseModel) -> nn.Module:
         """Build encoder and head; the encoder takes stored weights where there are some."""
+        network = self.bare_network(fitted)
+        if self.weights_path is not None:
+            network.load_encoder(self.weights_path)
+        return network
+
+    def bare_network(self, fitted: BaseModel) -> ImageRegressor:
+        """Build encoder and head without stored weights."""
         assert isinstance(fitted, Scaling)
         mean, deviation = torch.tensor(fitted.mean), torch.tensor(fitted.deviation)
         network = ImageRegressor(self.backbone, len(fitted.genes), mean=mean, deviation=deviation)
-        if self.weights_path is not None:
-            network.load_encoder(self.weights_path)
         if self.freeze_encoder:
             network.encoder.requires_grad_(False)
         return network
@@ -161,13 +169,15 @@ class ImageExpressionTask(ImageExpressionOptions):
         assert isinstance(network, ImageRegressor)
         if not self.freeze_encoder:
             return None
-        return {"features": network.encoder(batch["image"]), "target": batch["target"], "scaled": batch["scaled"]}
+        features = {"features": network.encoder(batch["image"])}
+        return {**features, **{key: batch[key] for key in batch if key != "image"}}
 
     def forward(self, network: nn.Module, batch: Batch) -> Batch:
-        """Give `scaled` [B, K] as trained on and `predicted` [B, K] in original units."""
+        """Give `scaled` [B, K] as trained on, `predicted` [B, K] in original units, and the encoder's `embedding`."""
         assert isinstance(network, ImageRegressor)
-        scaled = network.head(batch["features"]) if "features" in batch else network(batch["image"])
-        return {"scaled": scaled, "predicted": network.original_units(scaled.float())}
+        features = batch["features"] if "features" in batch else network.encoder(batch["image"])
+        scaled = network.head(features)
+        return {"scaled": scaled, "predicted": network.original_units(scaled.float()), "embedding": features}
 
     def loss(self, outputs: Batch, batch: Batch) -> Loss:
         """Mean squared error of the scaled values, over samples and genes."""
@@ -193,6 +203,22 @@ class ImageExpressionTask(ImageExpressionOptions):
         assert isinstance(fitted, Scaling)
         return fitted.genes
 
+    # New data
+
+    def inputs(self, path: Path, fitted: BaseModel) -> Tiles:
+        """Open images: one file, a folder, or a CSV with a column of paths, which start from the CSV."""
+        assert isinstance(fitted, Scaling)
+        tile_cache(self.image_size).limit = self.tile_cache_mb * MIB
+        images = open_images(path, self.path_key)
+        mean, deviation = fitted.channel_mean, fitted.channel_deviation
+        return Tiles(images.files, images.names, None, self.image_size, mean, deviation)
+
+    def columns(self, outputs: Batch, fitted: BaseModel) -> dict[str, np.ndarray]:
+        """Give the expression of each gene, in original units."""
+        return {gene: outputs["predicted"][:, at].numpy() for at, gene in enumerate(self.classes(fitted))}
+
+    # Words
+
     def variant(self) -> str:
         """Give the backbone."""
         return self.backbone
@@ -207,7 +233,7 @@ class ImageExpressionTask(ImageExpressionOptions):
 
     @functools.cached_property
     def _study(self) -> Study:
-        tile_cache(self.image_size).limit = self.tile_cache_mb * 1024**2
+        tile_cache(self.image_size).limit = self.tile_cache_mb * MIB
         return Study.open(
             self.data,
             self.placement(),

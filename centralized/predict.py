@@ -7,7 +7,8 @@ import typer
 
 from core.commands import one_line_errors
 from core.errors import UserError
-from training.trained import open_trained
+from training.device import threads
+from training.trained import embedded, open_trained
 
 
 def predict(
@@ -16,20 +17,29 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for the predictions, one below it per input")],
     model: Annotated[str, typer.Option(help="For a local run: the client whose model it is")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps")] = "auto",
+    embeddings: Annotated[bool, typer.Option("--embeddings", help="Write the vector of each sample, too")] = False,
 ) -> None:
     """Run a trained network over new data that needs no targets.
 
     What was fitted on training data (label map, scalers, features) comes from the run; data that does not fit it is
-    refused. Exit codes: 0 written, 2 input refused.
+    refused. The training data may be gone.
+
+    Written are DIR/INPUT/predictions.csv and with --embeddings embeddings.npy, [samples, width].
+
+    Exit codes: 0 written, 2 input refused.
     """
     with one_line_errors():
-        trained = open_trained(run, model, device)
-        opened = {path: trained.task.inputs(path, trained.fitted) for path in inputs}
         folders = _folders(inputs, out)
-        for path, samples in opened.items():
-            written = trained.task.write_answers(trained.answers(samples), folders[path], trained.fitted)
-            for file in written:
-                print(file)
+        trained = open_trained(run, model, device)
+        opened = {path: trained.inputs(path) for path in inputs}
+        with threads(trained.options.threads):
+            for path, samples in opened.items():
+                vectors = [folders[path] / "embeddings.npy"] if embeddings else []
+                answers = trained.answers(samples)
+                for file in vectors:
+                    answers = embedded(answers, file)
+                for file in [*trained.task.write_answers(answers, folders[path], trained.fitted), *vectors]:
+                    print(file)
 
 
 def _folders(inputs: list[Path], out: Path) -> dict[Path, Path]:
@@ -38,10 +48,13 @@ def _folders(inputs: list[Path], out: Path) -> dict[Path, Path]:
     Raises:
         UserError: There are predictions already, or two inputs share a name.
     """
-    folders = {path: out / path.name.split(".")[0] for path in inputs}
-    if len(set(folders.values())) < len(inputs):
-        raise UserError(f"INPUT: two inputs share the name {inputs[0].name}; give each its own --out")
-    for folder in folders.values():
-        if folder.exists():
+    folders: dict[Path, Path] = {}
+    for path in inputs:
+        whole = path.absolute()
+        folder = out / (whole.name if path.is_dir() else whole.stem)
+        if folder in folders.values():
+            raise UserError(f"{path}: a second input called {folder.name}; predict it alone, with another --out")
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder}: exists already; choose another --out")
+        folders[path] = folder
     return folders

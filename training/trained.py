@@ -1,9 +1,10 @@
 """A trained network, opened again from its run folder, and what it says of new data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
 from torch import nn
@@ -11,12 +12,13 @@ from torch import nn
 from core.errors import UserError
 from core.files import read_json
 from core.progress import bar
+from core.randomness import seeded_torch
+from core.tables import growing_array
 from training import checkpoints
 from training.config import Train, load
 from training.device import autocast, choose_device
 from training.loading import load_batches, ordered_batches
-from training.parameters import load_state
-from training.preparation import build_network
+from training.parameters import load_state, weights_hash
 from training.runs import model_path
 from training.task import Answer, Samples, Task
 
@@ -31,13 +33,29 @@ class Trained:
     options: Train
     device: torch.device
 
+    def inputs(self, path: Path) -> Samples:
+        """Open new data, a file or folder, whose samples have names that differ.
+
+        Raises:
+            UserError: There is none, it does not fit what was trained, or two samples share a name.
+        """
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder; check the path")
+        samples = self.task.inputs(path, self.fitted)
+        names, counts = np.unique(_names(samples), return_counts=True)
+        if (counts > 1).any():
+            raise UserError(
+                f"{path}: {counts.max()} samples are called {names[counts.argmax()]!s}; give each a name of its own"
+            )
+        return samples
+
     def answers(self, samples: Samples) -> Iterator[Answer]:
         """Run the network over new samples, batch by batch as they are asked for.
 
         Raises:
             UserError: A sample cannot be used.
         """
-        names = list(getattr(samples, "names"))  # noqa: B009 - a part of the protocol only new data must have
+        names = _names(samples)
         batches = ordered_batches(len(samples), self.options.eval_batch_size)
         loaded = load_batches(samples, batches, self.options.loader_workers, 0, "prediction")
         with torch.inference_mode():
@@ -48,6 +66,20 @@ class Trained:
                     k: value.float().cpu() if value.is_floating_point() else value.cpu() for k, value in outputs.items()
                 }
                 yield Answer([names[index] for index in indices], outputs)
+
+
+def embedded(answers: Iterable[Answer], path: Path) -> Iterator[Answer]:
+    """Pass answers on, and write the vector that stands for each sample into a .npy file, [N, D].
+
+    Raises:
+        UserError: The network gives none.
+    """
+    with growing_array(path) as append:
+        for one in answers:
+            if "embedding" not in one.outputs:
+                raise UserError("--embeddings: networks of this task give no vector per sample; leave it out")
+            append(one.outputs["embedding"].numpy())
+            yield one
 
 
 def open_trained(folder: Path, model: str = "", device: str = "auto") -> Trained:
@@ -64,7 +96,7 @@ def open_trained(folder: Path, model: str = "", device: str = "auto") -> Trained
     status = folder / "status.json"
     if not status.is_file():
         raise UserError(f"{folder}: no run folder, it holds no status.json; name one of results/<task>/")
-    experiment = load(folder / "config.yaml")
+    experiment = load(folder / "config.yaml", [f"train.device={device}"])
     member = _member(folder, model)
     task = experiment.build_task()
     staying = task.personal() or experiment.federation.batchnorm == "local"
@@ -74,11 +106,21 @@ def open_trained(folder: Path, model: str = "", device: str = "auto") -> Trained
             "predict with a centralized or local run"
         )
     fitted = _read_fitted(model_path(folder, member).with_suffix(".json"), task)
-    network = build_network(task, fitted, experiment.seed)
-    content = checkpoints.load(model_path(folder, member), checkpoints.fingerprint(experiment.task, network, fitted))
-    load_state(network, content["state"])
-    target = choose_device(device)
+    with seeded_torch(experiment.seed, "initial weights"):
+        network = task.bare_network(fitted)
+    path = model_path(folder, member)
+    content = checkpoints.load(path, checkpoints.fingerprint(experiment.task, network, fitted))
+    state = content["state"]
+    if state.keys() != network.state_dict().keys() or weights_hash(state) != content.get("sha256"):
+        raise UserError(f"{path}: not the weights that the run has stored; restore the file, or train anew")
+    load_state(network, state)
+    target = choose_device(experiment.train.device)
     return Trained(task, network.to(target).eval(), fitted, experiment.train, target)
+
+
+def _names(samples: Samples) -> list[str]:
+    names = getattr(samples, "names")  # noqa: B009 - a part of the protocol that only new data must have
+    return [str(name) for name in names]
 
 
 def _member(folder: Path, model: str) -> str | None:

@@ -1,0 +1,143 @@
+"""What is fitted of both platforms, from statistics in three passes.
+
+First clients name their features, so that all use those they share; then they count, sum up and give extremes; then
+they sum up distances from the centre that these give.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from core.errors import UserError
+from core.files import read_json
+from datasets.proteomics import Study
+from datasets.proteomics_features import Features, shared_names
+from datasets.proteomics_layout import PLATFORMS
+from datasets.proteomics_scaling import Preprocessing
+from datasets.proteomics_statistics import SecondPass, merge_rule
+from tasks._joint_vae_options import Preparation
+from training.statistics import Statistics, Values
+
+FIRST, SECOND = "first", "second"
+
+
+class Scaling(BaseModel):
+    """What was fitted of both platforms."""
+
+    model_config = ConfigDict(frozen=True)
+
+    a: Preprocessing
+    b: Preprocessing
+
+    def of(self, platform: str) -> Preprocessing:
+        """Give that of a platform."""
+        return self.a if platform == "a" else self.b
+
+    @property
+    def features(self) -> Features:
+        """Names of the features of each platform, in order."""
+        return {"a": self.a.features, "b": self.b.features}
+
+
+def feature_names(own: Mapping[str, tuple[str, ...]]) -> Statistics:
+    """Name the features of one client's platforms."""
+    names = {f"features_{platform}": dict.fromkeys(own.get(platform, ()), 1) for platform in PLATFORMS}
+    return Statistics(counts={**names, "holders": {platform: int(platform in own) for platform in PLATFORMS}})
+
+
+def agreed_features(known: Statistics, visible: Features) -> Features:
+    """Give the features of each platform that all who have it share.
+
+    Args:
+        known: The first pass, merged.
+        visible: What all clients share whose files are open here: one of a deployment sees its own only, a simulation
+            everyone's, also where one client trains alone.
+    """
+    agreed = {}
+    for platform in PLATFORMS:
+        holders, here = known.counts["holders"][platform], visible[platform]
+        shared = shared_names(known.counts[f"features_{platform}"], holders) if holders else here
+        agreed[platform] = tuple(name for name in shared if name in set(here)) if here else shared
+    return agreed
+
+
+def passed(study: Study, client: str, known: Statistics, options: Preparation) -> Statistics:
+    """Make the second or third pass over a client's train samples, whichever is next."""
+    if f"{FIRST}.a.count" not in known.arrays:
+        return _packed(FIRST, {platform: study.first_pass(client, platform) for platform in PLATFORMS}, {})
+    second = {
+        platform: study.second_pass(client, platform, _arrays(known, FIRST, platform), options.steps(platform))
+        for platform in PLATFORMS
+    }
+    arrays = {platform: dict(one.arrays) for platform, one in second.items()}
+    return _packed(SECOND, arrays, {platform: dict(one.buckets) for platform, one in second.items()})
+
+
+def fit_scaling(
+    known: Statistics, features: Features, options: Preparation, otherwise: Scaling | None = None
+) -> Scaling:
+    """Fit both platforms.
+
+    Args:
+        known: All passes, merged.
+        features: Of each platform.
+        options: What is asked for.
+        otherwise: What to take for features without a value here.
+
+    Raises:
+        UserError: Nobody has one of the platforms.
+    """
+    each = {
+        platform: Preprocessing.fit(
+            features[platform],
+            _arrays(known, FIRST, platform),
+            SecondPass(_arrays(known, SECOND, platform), known.counts[f"{SECOND}.{platform}.buckets"]),
+            options.steps(platform),
+            otherwise=None if otherwise is None else otherwise.of(platform),
+        )
+        for platform in PLATFORMS
+    }
+    return Scaling(a=each["a"], b=each["b"])
+
+
+def read_scaling(path: Path, agreed: Features) -> Scaling:
+    """Read what an earlier run fitted.
+
+    Raises:
+        UserError: The file does not hold it, or it has features that the data lack.
+    """
+    try:
+        scaling = Scaling.model_validate(read_json(path))
+    except ValidationError as error:
+        reason = error.errors()[0]
+        place = ".".join(map(str, reason["loc"])) or "the file"
+        raise UserError(f"{path}: {place}: {reason['msg']}; give the model_final.json of a run") from None
+    for platform in PLATFORMS:
+        missing = sorted(set(scaling.of(platform).features) - set(agreed[platform]))
+        if missing:
+            raise UserError(
+                f"{path}: feature {missing[0]!r} of platform {platform} is not in the data of every client; give a "
+                "scaling that was fitted on features they share"
+            )
+    return scaling
+
+
+def _packed(
+    name: str, arrays: Mapping[str, Mapping[str, np.ndarray]], buckets: Mapping[str, dict[str, int]]
+) -> Statistics:
+    """Name the numbers of both platforms after the pass."""
+    values = {
+        f"{name}.{platform}.{key}": Values(rule=merge_rule(key), values=value.tolist())
+        for platform, rows in arrays.items()
+        for key, value in rows.items()
+    }
+    return Statistics(
+        arrays=values, counts={f"{name}.{platform}.buckets": counts for platform, counts in buckets.items()}
+    )
+
+
+def _arrays(known: Statistics, name: str, platform: str) -> dict[str, np.ndarray]:
+    start = f"{name}.{platform}."
+    return {key.removeprefix(start): one.array() for key, one in known.arrays.items() if key.startswith(start)}

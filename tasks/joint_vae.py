@@ -1,0 +1,333 @@
+"""Cross-platform proteomics: two assays of the same samples, each predicted from the other through a shared space.
+
+Clients may hold samples with both platforms or with one; what a client has no data for neither trains there nor
+counts in the average.
+"""
+
+import functools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from core.errors import UserError
+from core.tables import write_table
+from datasets.placement import HELD_OUT
+from datasets.proteomics import PairedRows, Study
+from datasets.proteomics_features import Features
+from datasets.proteomics_files import read_matrix
+from datasets.proteomics_layout import PLATFORMS
+from datasets.proteomics_scaling import Preprocessing
+from datasets.unit_splits import SPLITS
+from models.imputation.quality import latent_log_likelihood, reconstruction_error, sample_table
+from models.joint_vae import build
+from models.joint_vae.base import OTHER, CrossPlatformModel, Platform, checked
+from tasks._joint_vae_options import JointVAEOptions, model_type
+from tasks._joint_vae_scaling import Scaling, agreed_features, feature_names, fit_scaling, passed, read_scaling
+from training.imputation import PARTS, ImputationScores, RankScores
+from training.loading import InMemory
+from training.statistics import Statistics
+from training.task import Answer, Batch, ClientData, Loss
+
+CROSSED = ("cross_a", "cross_b")
+"""Each platform from the other."""
+
+
+class JointVAETask(JointVAEOptions):
+    """Each proteomics platform from the other."""
+
+    Fitted: ClassVar[type[BaseModel]] = Scaling
+    primary: ClassVar[str] = "cross_corr_mean"
+    axis: ClassVar[str] = "feature"
+    passes: ClassVar[int] = 3
+
+    # Data
+
+    def clients(self) -> list[str]:
+        """Give the names of the data holders."""
+        return self._study().clients
+
+    def statistics(self, client: str) -> Statistics:
+        """Name the features of a client's files, so that all can agree on those they share.
+
+        Raises:
+            UserError: It has no pair of samples, and the model type learns from nothing else.
+        """
+        own = self._study().own_features[client]
+        if self._direct and len(own) < len(PLATFORMS):
+            raise UserError(
+                f"{self.data}: client {client!r} has platform {', '.join(own)} only, but model_type "
+                f"{model_type(self.model)} learns from pairs; leave the client out or choose another type"
+            )
+        return feature_names(own)
+
+    def further_statistics(self, client: str, known: Statistics) -> Statistics:
+        """Sum up the train samples: counts, means and extremes first, then distances from what these give."""
+        return passed(self._study(self._agreed(known)), client, known, self.preparation)
+
+    def fit(self, own: Statistics, everyone: Statistics) -> Scaling:
+        """Take the features from everyone, fill, logarithm and scaling from the own train samples.
+
+        Raises:
+            UserError: Nobody has one of the platforms, or a given scaling has other features.
+        """
+        features = self._agreed(everyone)
+        if self.preparation.given is not None:
+            return read_scaling(self.preparation.given, features)
+        shared = fit_scaling(everyone, features, self.preparation)
+        return shared if own == everyone else fit_scaling(own, features, self.preparation, shared)
+
+    def client_data(self, client: str, fitted: BaseModel) -> ClientData:
+        """Open the splits of a client."""
+        assert isinstance(fitted, Scaling)
+        scaling = self._own_scaling(client, fitted)
+        return ClientData(*(self._samples(client, split, fitted.features, scaling) for split in SPLITS))
+
+    def held_out(self, fitted: BaseModel) -> InMemory | None:
+        """Open the samples that belong to no client, where there are some; a server may hold no data."""
+        assert isinstance(fitted, Scaling)
+        if not self.data.exists():
+            return None
+        if self._study(fitted.features).has_held_out:
+            return self._samples(HELD_OUT, "test", fitted.features, {key: fitted.of(key) for key in PLATFORMS})
+        self.refuse_absent(self.data, self._study().clients)
+        return None
+
+    def identities(self, client: str) -> dict[str, dict[str, list[str]]]:
+        """Give samples and donors of each split."""
+        return self._study().identities(client)
+
+    def held_out_identities(self) -> dict[str, list[str]]:
+        """Give samples and donors of the held-out set."""
+        held_out = self.data.exists() and self._study().has_held_out
+        return self._study().identities(HELD_OUT)["test"] if held_out else {}
+
+    def data_digest(self, client: str) -> str:
+        """Hash features, ids, donors, splits and values."""
+        return self._study().digest(client)
+
+    def describe(self, client: str) -> dict[str, Any]:
+        """Count samples, and say what was left out."""
+        study = self._study()
+        counts = {split: len(study.rows(client, split)) for split in SPLITS}
+        platforms = ", ".join(sorted(study.own_features[client]))
+        return {**counts, "platforms": platforms, "unused": study.unused(client), "files": study.manifest(client)}
+
+    def absent(self, client: str) -> tuple[str, ...]:
+        """Give the parameters of a platform that a client does not have."""
+        lacking: list[Platform] = [key for key in OTHER if key not in self._study().own_features[client]]
+        return tuple(pattern for platform in lacking for pattern in self._outline.platform_parameters(platform))
+
+    # Network
+
+    def network(self, fitted: BaseModel) -> nn.Module:
+        """Build the network."""
+        assert isinstance(fitted, Scaling)
+        return build(model_type(self.model), len(fitted.a.features), len(fitted.b.features), self.config())
+
+    def advance(self, network: nn.Module, epoch: int, step: int) -> None:
+        """Let schedules of the loss follow epochs and steps of the whole run."""
+        assert isinstance(network, CrossPlatformModel)
+        network.advance(epoch, step)
+
+    def forward(self, network: nn.Module, batch: Batch) -> Batch:
+        """Give reconstructions and predictions [B, D] of both platforms, and the terms of the loss.
+
+        New data holds one platform only; then it is what is `predicted` of the other, and where the model type has such
+        the `latent` position and the `rebuilt` own platform.
+        """
+        assert isinstance(network, CrossPlatformModel)
+        if "has_a" not in batch:
+            return self._imputed(network, batch)
+        outputs: Batch = {name: torch.zeros_like(batch[name[-1]]) for name in self._parts}
+        sums: dict[str, Tensor] = {}
+        counted = 0
+        for platforms, rows in _groups(batch).items():
+            count = int(rows.sum())
+            if count < (2 if network.training and platforms != "ab" else 1):
+                continue  # A lone sample of one platform among others waits for the next epoch.
+            given = (
+                network(*(batch[key][rows] for key in "ab"))
+                if platforms == "ab"
+                else network.single(batch[platforms][rows], checked(platforms))
+            )
+            counted += count
+            for name, value in given.items():
+                if name in outputs:
+                    outputs[name][rows] = value.detach().to(outputs[name])
+                elif name.endswith("_loss"):
+                    sums[name] = sums.get(name, torch.zeros_like(value)) + value * count
+        return {**outputs, **{name: (total / counted)[None] for name, total in sums.items()}}
+
+    def loss(self, outputs: Batch, batch: Batch) -> Loss:
+        """Give the loss that the network has computed."""
+        parts = {name: value[0] for name, value in outputs.items() if name.endswith("_loss")}
+        return Loss(parts.pop("total_loss"), len(batch["has_a"]), parts)
+
+    # Measures
+
+    def metrics(self, fitted: BaseModel) -> MetricCollection:
+        """Correlations by feature and by sample, R2 and errors, all in scaled units, for every type of model."""
+        assert isinstance(fitted, Scaling)
+        widths = len(fitted.a.features), len(fitted.b.features)
+        metrics = {"scores": ImputationScores(*widths, self._parts)}
+        ranks = {"ranks": RankScores(*widths)} if self.spearman else {}
+        return MetricCollection({**metrics, **ranks}, compute_groups=False)
+
+    def observe(self, metrics: MetricCollection, outputs: Batch, batch: Batch) -> None:
+        """Add what a batch shows."""
+        metrics.update(outputs, batch["a"], batch["b"], batch["has_a"], batch["has_b"])
+
+    def predictions(self, outputs: Batch, batch: Batch) -> Batch:
+        """Keep both platforms as measured and as predicted from each other, [B, D] in scaled units."""
+        measured = {"target_a": batch["a"], "target_b": batch["b"], "has_a": batch["has_a"], "has_b": batch["has_b"]}
+        return {**measured, **{name: outputs[name] for name in CROSSED}}
+
+    def classes(self, fitted: BaseModel) -> list[str]:
+        """Give the features of platform a, then those of b."""
+        assert isinstance(fitted, Scaling)
+        return [f"{platform.upper()}: {name}" for platform in PLATFORMS for name in fitted.of(platform).features]
+
+    # New data
+
+    def inputs(self, path: Path, fitted: BaseModel) -> InMemory:
+        """Open a table of one platform; which one, its columns tell.
+
+        Raises:
+            UserError: It lacks a feature, or it cannot be read.
+        """
+        assert isinstance(fitted, Scaling)
+        matrix = read_matrix(path, self.placement().columns)
+        held = {key: len(set(matrix.features) & set(fitted.of(key).features)) for key in PLATFORMS}
+        source = max(PLATFORMS, key=lambda key: held[key] / len(fitted.of(key).features))
+        columns = matrix.columns(fitted.of(source).features, source, fitted.of("b" if source == "a" else "a").features)
+        scaled = fitted.of(source).apply(matrix.values[:, columns]).astype(np.float32)
+        return InMemory({source: torch.from_numpy(scaled)}, matrix.ids.tolist())
+
+    def write_answers(self, answers: Iterable[Answer], folder: Path, fitted: BaseModel) -> list[Path]:
+        """Write `imputed.csv` in original units, and where there is a latent space `latent.csv` and `quality.csv`."""
+        assert isinstance(fitted, Scaling)
+        kept: list[dict[str, np.ndarray]] = []
+
+        def rows() -> Iterable[Mapping[str, np.ndarray]]:
+            for one in answers:
+                names = np.asarray(one.names)
+                target = "b" if "predicted_b" in one.outputs else "a"
+                values = fitted.of(target).inverse(one.outputs[f"predicted_{target}"].double().numpy())
+                kept.append({"sample": names, **_quality(one.outputs)})
+                yield {"sample": names, **dict(zip(fitted.of(target).features, values.T, strict=True))}
+
+        written = [write_table(folder / "imputed.csv", rows())]
+        if not kept or "latent" not in kept[0]:
+            return written
+        joined = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
+        latent = {f"latent_dim_{at + 1}": column for at, column in enumerate(joined["latent"].T)}
+        written.append(write_table(folder / "latent.csv", [{"sample": joined["sample"], **latent}]))
+        table = sample_table(joined["sample"].tolist(), joined["error"], joined["likelihood"])
+        columns = {str(name): table[name].to_numpy() for name in table.columns}
+        return [*written, write_table(folder / "quality.csv", [columns])]
+
+    # Words
+
+    def variant(self) -> str:
+        """Give the type of the model."""
+        return model_type(self.model)
+
+    def facts(self, network: nn.Module) -> dict[str, Any]:
+        """Say what the network maps to what."""
+        assert isinstance(network, CrossPlatformModel)
+        return {"model_type": network.model_type, "features_a": network.dims["a"], "features_b": network.dims["b"]}
+
+    # Opened once per process
+
+    def _study(self, features: Features | None = None) -> Study:
+        """Open the study; a party that sees only its own files learns from the others which features are used."""
+        if features is None or features == self._whole.features:
+            return self._whole
+        return self._narrowed(tuple(features["a"]), tuple(features["b"]))
+
+    @functools.cached_property
+    def _whole(self) -> Study:
+        return Study.open(self.data, self.placement())
+
+    @functools.cached_property
+    def _narrower(self) -> dict[tuple[tuple[str, ...], tuple[str, ...]], Study]:
+        return {}
+
+    def _narrowed(self, a: tuple[str, ...], b: tuple[str, ...]) -> Study:
+        if (a, b) not in self._narrower:
+            self._narrower[a, b] = Study.open(self.data, self.placement(), features={"a": a, "b": b})
+        return self._narrower[a, b]
+
+    @property
+    def _direct(self) -> bool:
+        """Whether the model maps one platform to the other and reconstructs neither."""
+        return model_type(self.model) == "res_unet"
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        """What the model gives of each sample."""
+        return CROSSED if self._direct else PARTS
+
+    @functools.cached_property
+    def _outline(self) -> CrossPlatformModel:
+        """A network without weights, for the names of its parameters."""
+        with torch.device("meta"):
+            return build(model_type(self.model), 16, 16, self.config())
+
+    def _agreed(self, known: Statistics) -> Features:
+        visible: Features = self._whole.features if self.data.exists() else {"a": (), "b": ()}
+        return agreed_features(known, visible)
+
+    # Samples
+
+    def _own_scaling(self, client: str, fitted: Scaling) -> dict[str, Preprocessing]:
+        """Give what a client's values are scaled by: what all share, or what is fitted on its own train samples."""
+        if self.preparation.normalization_scope != "local":
+            return {platform: fitted.of(platform) for platform in PLATFORMS}
+        study = self._study(fitted.features)
+        return {
+            platform: Preprocessing.from_rows(
+                fitted.of(platform).features,
+                study.train_values(client, platform),
+                self.preparation.steps(platform),
+                otherwise=fitted.of(platform),
+            )
+            for platform in PLATFORMS
+        }
+
+    def _samples(self, client: str, split: str, features: Features, scaling: Mapping[str, Preprocessing]) -> InMemory:
+        rows: PairedRows = self._study(features).pairs(client, split, scaling)
+        return InMemory(rows.batch(), rows.names, rows.units)
+
+    def _imputed(self, network: CrossPlatformModel, batch: Batch) -> Batch:
+        source: Platform = "a" if "a" in batch else "b"
+        target, x = OTHER[source], batch[source]
+        outputs = {f"predicted_{target}": network.impute(x, source, target, n_samples=self.n_samples)}
+        if self._direct:
+            return outputs
+        rebuilt = network.impute(x, source, source)
+        return {**outputs, "latent": network.latent(x, source)[0], "rebuilt": rebuilt, "given": x}
+
+
+def _groups(batch: Batch) -> dict[str, Tensor]:
+    """Give the samples on both platforms, on a alone and on b alone."""
+    has_a, has_b = batch["has_a"], batch["has_b"]
+    return {"ab": has_a & has_b, "a": has_a & ~has_b, "b": has_b & ~has_a}
+
+
+def _quality(outputs: Batch) -> dict[str, np.ndarray]:
+    """Give latent position, reconstruction error and likelihood of each sample, where there is a latent space."""
+    if "latent" not in outputs:
+        return {}
+    latent, given, rebuilt = (outputs[name].double().numpy() for name in ("latent", "given", "rebuilt"))
+    error, likelihood = reconstruction_error(given, rebuilt), latent_log_likelihood(latent)
+    return {"latent": latent.astype(np.float32), "error": error, "likelihood": likelihood}
+
+
+TASK = JointVAETask

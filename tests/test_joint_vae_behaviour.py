@@ -66,6 +66,20 @@ def test_evaluation_draws_nothing_from_the_global_generator(name: str) -> None:
     assert all(value.dim() == 0 for key, value in first.items() if key.endswith("_loss"))
 
 
+@pytest.mark.parametrize("name", list(SMALL))
+def test_half_precision_runs_and_stays_near(name: str) -> None:
+    options = {"codebook_update": "ema", "restart_after": 1} if name == "JointVQ" else {}
+    network = small(name, **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = network.train()(*pairs())["total_loss"]
+    loss.backward()
+    assert loss.dtype is torch.float32 and bool(loss.isfinite())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = network.eval()(*pairs())["total_loss"]
+    full = network(*pairs())["total_loss"]
+    torch.testing.assert_close(half, full, rtol=0.02, atol=0)
+
+
 @pytest.mark.parametrize("name", WITH_LATENT)
 def test_one_platform_alone_trains_its_own_part_only(name: str) -> None:
     network = small(name).train()

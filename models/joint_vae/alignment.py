@@ -32,7 +32,7 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float | None = 1.0) -> Tensor:
     """
     if min(len(x), len(y)) <= 1:
         return (x.sum() + y.sum()) * 0
-    both = torch.cat([x, y])
+    both = torch.cat([x, y]).to(torch.promote_types(x.dtype, torch.float32))
     squares = _squared_distances(both - both.detach().mean(0))
     scale = 2 * bandwidth**2 if bandwidth is not None else _median(squares.detach())
     kernel, n = (-squares / scale).exp(), len(x)
@@ -42,7 +42,8 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float | None = 1.0) -> Tensor:
 
 def _squared_distances(x: Tensor) -> Tensor:
     lengths = x.square().sum(-1)
-    return (lengths.unsqueeze(1) + lengths - 2 * x @ x.T).clamp(min=0)
+    with torch.autocast(x.device.type, enabled=False):
+        return (lengths.unsqueeze(1) + lengths - 2 * x @ x.T).clamp(min=0)
 
 
 def _median(squares: Tensor) -> Tensor:

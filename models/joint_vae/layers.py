@@ -135,11 +135,13 @@ class SpectralLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Give [B, width] of [B, width_in]."""
-        if self.training:
-            self._iterate()
-        # The next pass overwrites the vectors before this one's gradient is taken.
-        u, v = self.weight_u.clone(), self.weight_v.clone()
-        return linear(x, self.weight_orig / torch.dot(u, self.weight_orig @ v), self.bias)
+        with torch.autocast(x.device.type, enabled=False):
+            if self.training:
+                self._iterate()
+            # The next pass overwrites the vectors before this one's gradient is taken.
+            u, v = self.weight_u.clone(), self.weight_v.clone()
+            weight = self.weight_orig / torch.dot(u, self.weight_orig @ v)
+        return linear(x, weight, self.bias)
 
     @torch.no_grad()
     def _iterate(self) -> None:

@@ -150,7 +150,7 @@ class Quantiser(nn.Module):
         pull = self.options.vq_beta * (h - nearest.detach()).square().sum(-1)
         loss = pull if self.options.codebook_update == "ema" else (nearest - h.detach()).square().sum(-1) + pull
         if self.training:
-            self._maintain(parts.detach(), chosen)
+            self._maintain(parts.detach().to(codes.dtype), chosen)
         return h + (nearest - h).detach(), loss, chosen.T
 
     def _parts(self, values: Tensor) -> Tensor:

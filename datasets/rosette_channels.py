@@ -166,11 +166,12 @@ class WholeImages:
         if self.with_target:
             sample["target"] = self._padded(image.crop_target(WHOLE, WHOLE))
         else:
-            sample["labels"] = self._padded(image.labels[None].astype(np.float32))[0].int()
+            sample["labels"] = self._padded(image.labels)
         return sample
 
-    def _padded(self, values_CHW: npt.NDArray[np.float32]) -> Tensor:
-        height, width = values_CHW.shape[1:]
-        padded = torch.zeros(len(values_CHW), *self.size)
-        padded[:, :height, :width] = torch.from_numpy(values_CHW)
-        return padded
+    def _padded(self, values: npt.NDArray[Any]) -> Tensor:
+        """Add zeros to the last two axes."""
+        height, width = values.shape[-2:]
+        padded = np.zeros((*values.shape[:-2], *self.size), values.dtype)
+        padded[..., :height, :width] = values
+        return torch.from_numpy(padded)

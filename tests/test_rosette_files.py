@@ -152,7 +152,9 @@ def test_new_images_need_no_target(tmp_path: Path) -> None:
     path = write(tmp_path / "new.h5", {"mask": layers()["labels"]})
     image = RosetteImage.open(path, require_target=False)
     assert image.target is None and image.channels.shape == (2, 6, 8)
-    assert set(WholeImages([image], ["new"], ["new"], with_target=False)[0]) == {"channels", "size"}
+    sample = WholeImages([image], ["new"], ["new"], with_target=False, padded_to=(7, 9))[0]
+    assert set(sample) == {"channels", "labels", "size"} and sample["labels"].shape == (7, 9)
+    assert sample["labels"].dtype == torch.int32 and (sample["labels"][:6, :8].numpy() == image.labels).all()
     refused(lambda: RosetteImage.open(path), str(path), "no dataset rosette_mask", "add them or leave the file out")
 
 

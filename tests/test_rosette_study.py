@@ -273,7 +273,7 @@ def test_new_images_are_opened_by_file_or_folder(tmp_path: Path) -> None:
         write(tmp_path / f"new-{number}.h5", {"segmentation_outlines": layers(*shape)["labels"]})
     samples = new_images(tmp_path)
     assert samples.names == samples.units == ["new-0", "new-1"]
-    assert [set(sample) for sample in (samples[0], samples[1])] == [{"channels", "size"}] * 2
+    assert [set(sample) for sample in (samples[0], samples[1])] == [{"channels", "labels", "size"}] * 2
     assert samples[1]["channels"].shape == (2, 7, 8) and len(new_images(tmp_path / "new-0.h5")) == 1
     refused(lambda: new_images(tmp_path, use_intensity=True), "new-0.h5: no dataset raw_data or raw_image")
 

@@ -129,7 +129,7 @@ def _show(rows: Sequence[Row], done: Mapping[str, str] | None) -> None:
     place = ["setting", *(["seed"] if len({row["seed"] for row in rows}) > 1 else []), "status"]
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("experiment", *(["done"] if done is not None else []), *place, "best"):
-        shown.add_column(heading, overflow="fold", no_wrap=heading in place)
+        shown.add_column(heading, overflow="fold", no_wrap=heading != "experiment")
     for heading in scores if primary else ():
         shown.add_column(heading, justify="right")
     known = {row["experiment_name"] for row in rows}

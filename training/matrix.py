@@ -90,7 +90,9 @@ class Matrix:
         place.done = "run"
         if place.folder.is_dir() and any(place.folder.iterdir()):
             recorded = _recorded(place.folder)
-            place.done = "resumed" if recorded == basis else f"run anew, before: {_move_aside(place.folder, recorded)}"
+            place.done = "resumed" if recorded == basis else "run anew"
+            if recorded != basis:
+                print(f"config or data have changed; what was here is now {_move_aside(place.folder, recorded)}")
 
     def settle(self, place: Place) -> None:
         """Record in a place what it rests on."""
@@ -195,8 +197,8 @@ def _recorded(folder: Path) -> dict[str, Any] | None:
     return recorded if isinstance(recorded, dict) else None
 
 
-def _move_aside(folder: Path, recorded: dict[str, Any] | None) -> str:
-    """Move a place to where it is kept; give the new path below the folder of places."""
+def _move_aside(folder: Path, recorded: dict[str, Any] | None) -> Path:
+    """Move a place to where it is kept; give the new path."""
     stem = f"{folder.name}-{str((recorded or {}).get('config', 'unknown'))[:8]}"
     kept = make_folder(folder.parent / SUPERSEDED)
     number = 1
@@ -204,8 +206,7 @@ def _move_aside(folder: Path, recorded: dict[str, Any] | None) -> str:
     while target.exists():
         number += 1
         target = kept / f"{stem}-{number}"
-    folder.rename(target)
-    return f"{SUPERSEDED}/{target.name}"
+    return folder.rename(target)
 
 
 def _data_digest(experiment: Experiment) -> str:

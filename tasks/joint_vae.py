@@ -136,7 +136,7 @@ class JointVAETask(JointVAEOptions):
         network.advance(epoch, step)
 
     def forward(self, network: nn.Module, batch: Batch) -> Batch:
-        """Give reconstructions and predictions [B, D] of both platforms, and the terms of the loss.
+        """Give the terms of the loss, and in evaluation reconstructions and predictions [B, D] of both platforms.
 
         New data holds one platform only; then it is what is `predicted` of the other, and where the model type has such
         the `latent` position and the `rebuilt` own platform.
@@ -144,7 +144,8 @@ class JointVAETask(JointVAEOptions):
         assert isinstance(network, CrossPlatformModel)
         if "has_a" not in batch:
             return self._imputed(network, batch)
-        outputs: Batch = {name: torch.zeros_like(batch[name[-1]]) for name in self._parts}
+        parts = () if network.training else self._parts
+        outputs: Batch = {name: torch.zeros_like(batch[name[-1]]) for name in parts}
         sums: dict[str, Tensor] = {}
         counted = 0
         for platforms, rows in _groups(batch).items():
@@ -159,7 +160,7 @@ class JointVAETask(JointVAEOptions):
             counted += count
             for name, value in given.items():
                 if name in outputs:
-                    outputs[name][rows] = value.detach().to(outputs[name])
+                    outputs[name][rows] = value.to(outputs[name])
                 elif name.endswith("_loss"):
                     sums[name] = sums.get(name, torch.zeros_like(value)) + value * count
         return {**outputs, **{name: (total / counted)[None] for name, total in sums.items()}}

@@ -107,7 +107,7 @@ class NicheFormerOptions(Task):
     @property
     def folder(self) -> Path:
         """Where the data lies."""
-        return self.data if self.data.is_dir() else self.data.parent
+        return self.data.parent if self.data.is_file() else self.data
 
     @property
     def input_columns(self) -> dict[str, str]:

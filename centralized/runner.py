@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from centralized.baselines import baseline_rows
 from centralized.member import Member
 from core.errors import UserError, one_line
 from training.announcement import announce
@@ -84,6 +85,8 @@ class _Runner:
         pooled = merged(self.task, fitted, own)
         rows.append(row(self.run.setting, "pooled", pooled))
         self.run.write_evaluation(rows, summary_head(self.experiment, self.task, fitted, self.clients, pooled))
+        if self.run.setting == "centralized":
+            self.run.write_baselines(baseline_rows(self.task, fitted, member.data, member.held_out))
         self.run.write_summary(self.task.primary, {name: outcome.selected for name, outcome in outcomes.items()})
         held_out = scored["held_out"].count if "held_out" in scored else None
         self.run.write_manifest(self.manifest(outcomes, held_out, time.perf_counter() - start))

@@ -14,6 +14,8 @@ from models.joint_vae.sections import choose
 from tasks._placement_options import Partition, PlacementOptions
 from training.options import DataPath, Options
 
+Baseline = Literal["ridge", "knn", "wnn"]
+
 DEFAULT = Steps()
 BLOCKS = ("model", "loss_weights", "training")
 
@@ -83,6 +85,8 @@ class JointVAEOptions(PlacementOptions):
     is in the section `train`."""
     n_samples: int = Field(0, ge=0)
     """Draws from the posterior whose predictions for new data are averaged; 0 takes its mean."""
+    compare_with: tuple[Baseline, ...] = ()
+    """Methods without a network to set beside the pooled one: ridge, knn, wnn."""
     spearman: bool = False
     """Score rank correlations, too. For them values of single samples travel to the server."""
 

@@ -5,7 +5,7 @@ counts in the average.
 """
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,12 +27,13 @@ from datasets.unit_splits import SPLITS
 from models.imputation.quality import latent_log_likelihood, reconstruction_error, sample_table
 from models.joint_vae import build
 from models.joint_vae.base import OTHER, CrossPlatformModel, Platform, checked
+from tasks._joint_vae_baselines import fit_baselines
 from tasks._joint_vae_options import JointVAEOptions, model_type
 from tasks._joint_vae_scaling import Scaling, agreed_features, feature_names, fit_scaling, passed, read_scaling
 from training.imputation import PARTS, ImputationScores, RankScores
 from training.loading import InMemory
 from training.statistics import Statistics
-from training.task import Answer, Batch, ClientData, Loss
+from training.task import Answer, Batch, ClientData, Loss, Samples
 
 CROSSED = ("cross_a", "cross_b")
 """Each platform from the other."""
@@ -193,6 +194,10 @@ class JointVAETask(JointVAEOptions):
         """Give the features of platform a, then those of b."""
         assert isinstance(fitted, Scaling)
         return [f"{platform.upper()}: {name}" for platform in PLATFORMS for name in fitted.of(platform).features]
+
+    def baselines(self, train: Samples, fitted: BaseModel) -> Mapping[str, Callable[[Batch], Batch]]:
+        """Fit what `compare_with` names."""
+        return fit_baselines(self.compare_with, train)
 
     # New data
 

@@ -57,7 +57,7 @@ class _PlatformPairs(Metric):
         targets = {"a": target_a, "b": target_b}
         everything = torch.ones(len(target_a), dtype=torch.bool)
         has = {"a": everything if has_a_B is None else has_a_B, "b": everything if has_b_B is None else has_b_B}
-        for part in self.parts:
+        for part in (one for one in self.parts if one in predicted):
             kind, _, platform = part.partition("_")
             expected = (len(target_a), self.widths[platform])
             for values in (targets[platform], predicted[part]):
@@ -128,7 +128,8 @@ class ImputationScores(_PlatformPairs):
         """Add a batch.
 
         Args:
-            predicted: Part -> prediction, [B, features of the platform it predicts].
+            predicted: Part -> prediction, [B, features of the platform it predicts]; a part that is missing, as from a
+                baseline that reconstructs nothing, is not scored.
             target_a: Platform A, [B, width_a].
             target_b: Platform B, [B, width_b].
             has_a_B: Which samples were measured on A; all by default. Rows without are ignored, whatever they hold.

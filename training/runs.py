@@ -178,6 +178,11 @@ class Run:
         write_json(self.folder / "eval_summary.json", {"setting": self.setting, **facts, "rows": rows})
         write_text(self.folder / "metrics.csv", self._long_form(rows))
 
+    def write_baselines(self, rows: list[dict[str, Any]]) -> None:
+        """Write baselines.json: the scores of methods without a network, where there are any."""
+        if rows:
+            write_json(self.folder / "baselines.json", {"split": "test", "rows": rows})
+
     def write_summary(self, primary: str, selected: Mapping[str, int]) -> None:
         """Write metrics.json: the selected and the last epoch or round in a few numbers; see `training.summary`."""
         write_json(self.folder / "metrics.json", summary(self.folder.name, self.history, primary, selected))
@@ -224,6 +229,9 @@ class FollowingRun(Run):
 
     def write_evaluation(self, rows: list[dict[str, Any]], facts: Mapping[str, Any]) -> None:
         """Leave the scores to the first process."""
+
+    def write_baselines(self, rows: list[dict[str, Any]]) -> None:
+        """Leave baselines.json to the first process."""
 
     def write_summary(self, primary: str, selected: Mapping[str, int]) -> None:
         """Leave metrics.json to the first process."""

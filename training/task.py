@@ -6,7 +6,7 @@ settings differ only in who calls the training loop and on which data.
 
 import importlib
 import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -225,6 +225,14 @@ class Task(Options):
     def classes(self, fitted: BaseModel) -> list[str]:
         """Give the names along the axes of non-scalar metrics; empty where there are none."""
         return []
+
+    def baselines(self, train: Samples, fitted: BaseModel) -> Mapping[str, Callable[[Batch], Batch]]:
+        """Give methods without a network, fitted on the pooled training samples, that scores are set beside.
+
+        Returns:
+            Name -> outputs of a batch of samples, as `observe` takes them; empty where there are none.
+        """
+        return {}
 
     # New data
 

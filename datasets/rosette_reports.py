@@ -36,7 +36,7 @@ def write_reports(
         mask = rosette_mask(probability, threshold, min_size)
         reports[name] = sample_report(probability, mask, labels)
         images.append(_write_image(folder / f"{name}_probability.tif", probability.astype(np.float32)))
-        images.append(_write_image(folder / f"{name}_rosettes.tif", label_rosettes(mask).astype(np.uint16)))
+        images.append(_write_image(folder / f"{name}_rosettes.tif", _narrow(label_rosettes(mask))))
     rows = [{"sample": np.array([name]), **_scalars(report)} for name, report in reports.items()]
     objects = [
         {"sample": np.full(len(report.objects["area"]), name), **report.objects} for name, report in reports.items()
@@ -61,6 +61,11 @@ def _plain(report: SampleReport) -> Mapping[str, Any]:
     columns = {name: values.tolist() for name, values in report.objects.items()}
     each = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return {**scalars, "objects": each}
+
+
+def _narrow(numbered: npt.NDArray[np.int32]) -> Image:
+    """Give numbers in 16 bits, which every viewer opens, as long as they have room there."""
+    return numbered.astype(np.uint16 if numbered.max() <= np.iinfo(np.uint16).max else np.uint32)
 
 
 def _write_image(path: Path, image: Image) -> Path:

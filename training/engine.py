@@ -131,10 +131,7 @@ class Trainer:
                         _add(sums, done)
                         own += sum(map(len, step.batches))
         losses, seen = self._joined(sums, own)
-        if not all(math.isfinite(value) for value in losses.values()):
-            raise NotFiniteError(
-                f"{self.client}: loss {losses['loss']} in epoch {epoch + 1}; lower train.lr or set train.clip_grad_norm"
-            )
+        self._refuse_not_finite(losses, epoch)
         rate = self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["factor"]
         return EpochSummary(losses, seen, len(steps) - skipped, skipped, self.parts, rate, time.perf_counter() - start)
 
@@ -235,6 +232,15 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _refuse_not_finite(self, losses: Mapping[str, float], epoch: int) -> None:
+        broken = {name: value for name, value in losses.items() if not math.isfinite(value)}
+        if broken:
+            terms = ", ".join(f"{name} {value}" for name, value in broken.items() if name != "loss")
+            raise NotFiniteError(
+                f"{self.client}: loss {losses['loss']} in epoch {epoch + 1}{f' ({terms})' if terms else ''}; "
+                "lower train.lr or set train.clip_grad_norm"
+            )
 
     def _check_memory(self, skipped: int, steps: int) -> None:
         if skipped > self.options.oom_limit or skipped == steps:

@@ -35,11 +35,6 @@ def fit_baselines(names: tuple[Baseline, ...], train: Samples) -> Mapping[str, C
     """
     if not names:
         return {}
-    makers: dict[Baseline, Callable[[], baseline.Baseline]] = {
-        "ridge": Ridge,
-        "knn": lambda: Knn(CANDIDATES),
-        "wnn": Wnn,
-    }
     batch = fetch(train, range(len(train)))
     paired = batch["has_a"] & batch["has_b"]
     a, b = (batch[platform][paired].double().numpy() for platform in "ab")

@@ -10,7 +10,8 @@ from reports.axis import AxisScores, axis_scores, ranking
 from reports.comparison import Comparison
 from reports.drawing import COLOURS, GREY, LABELS, MARKERS, grid, legend_above, single
 from reports.numbers import metric_name, number
-from reports.predicted import Predicted, predicted_on
+from reports.predicted import Predicted
+from reports.stored import predicted_on
 
 BARS = ("precision", "recall", "f1")
 NAMED = 30
@@ -85,7 +86,7 @@ def true_against_predicted(comparison: Comparison, scores: AxisScores, column: s
     defined = [at for at in order if any(not math.isnan(scores.means(one, column)[at]) for one in scores.settings)]
     genes = [*defined[:BEST], *defined[max(BEST, len(defined) - WORST) :]]
     stored = {setting: _values(comparison, setting) for setting in scores.settings}
-    known = {setting: one for setting, one in stored.items() if one and one.target.shape[1] == len(scores.names)}
+    known = {setting: one for setting, one in stored.items() if one and one.width == len(scores.names)}
     if not known or not genes:
         return None
     figure, panels = grid(len(known), len(genes), 2.1 * len(genes), 2.2 * len(known) + 0.3, sharex="col", sharey="col")
@@ -104,15 +105,13 @@ def _values(comparison: Comparison, setting: str) -> Predicted | None:
     record = next(one for one in comparison.scored if one.setting == setting)
     models = record.models if comparison.main_data == "held_out" else [record.setting]
     parts = [part for model in models if (part := predicted_on(record, model, comparison.main_data))]
-    if not parts or any(part.of_classes or part.target.shape[1:] != parts[0].target.shape[1:] for part in parts):
-        return None
-    joined = [np.concatenate([getattr(part, name) for part in parts]) for name in ("target", "predicted")]
-    return Predicted(None, joined[0], joined[1])
+    same = parts and len({type(part) for part in parts}) == 1
+    return type(parts[0]).joined(parts) if same else None
 
 
 def _scatter(axes: Axes, predicted: Predicted, gene: int, colour: str) -> None:
-    step = math.ceil(len(predicted) / POINTS)
-    true, guess = predicted.target[::step, gene], predicted.predicted[::step, gene]
+    every = slice(None, None, math.ceil(len(predicted) / POINTS))
+    true, guess = (values_N[every] for values_N in predicted.feature(gene))
     axes.plot(
         true, guess, "o", color=colour, markersize=2.5, alpha=max(0.15, min(0.7, 100 / len(true))), markeredgewidth=0
     )

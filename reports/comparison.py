@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from core.errors import UserError
 from reports.bootstrap import difference_interval, mean_interval, recomputed
 from reports.numbers import Interval, Spread
-from reports.predicted import Predicted, predicted_on
+from reports.predicted import Predicted
 from reports.run_folder import SETTINGS, RunRecord
+from reports.stored import predicted_on
 
 MAIN = 4
 """Metrics beside the loss that have room in a table."""

@@ -10,8 +10,9 @@ import pandas as pd
 from core.files import write_text
 from reports.axis import axis_rows
 from reports.comparison import Comparison
-from reports.predicted import Predicted, read_predicted
+from reports.predicted import Predicted
 from reports.run_folder import RunRecord
+from reports.stored import read_predicted
 from reports.units import unit_rows
 
 
@@ -32,7 +33,8 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 def prediction_table(comparison: Comparison) -> pd.DataFrame:
     """Give one row per test sample and model: on a client's set the model that it would use, on the held-out set all.
 
-    Classifiers have columns `true`, `predicted` and a score per class; regressions `true <gene>`, `predicted <gene>`.
+    Classifiers have columns `true`, `predicted` and a score per class; regressions `true <gene>`, `predicted <gene>`;
+    segmentations the pixels `tp`, `fp` and `fn` of an image, and its `f1` and `iou`.
     """
     parts = [part for record in comparison.scored for part in _parts(record)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
@@ -49,21 +51,5 @@ def _parts(record: RunRecord) -> Iterator[pd.DataFrame]:
 
 def _columns(predicted: Predicted, names: list[str]) -> dict[str, Any]:
     ids = predicted.samples_N if predicted.samples_N is not None else np.arange(len(predicted))
-    columns: dict[str, Any] = {"sample": ids}
-    if predicted.units_N is not None:
-        columns["unit"] = predicted.units_N
-    if predicted.of_classes:
-        columns |= {"true": _labels(predicted.target, names), "predicted": _labels(predicted.predicted, names)}
-        return columns | _wide("score", predicted.scores_NK, names)
-    return columns | _wide("true", predicted.target, names) | _wide("predicted", predicted.predicted, names)
-
-
-def _labels(codes_N: np.ndarray, names: list[str]) -> list[str]:
-    return [names[code] if 0 <= code < len(names) else str(code) for code in codes_N.tolist()]
-
-
-def _wide(kind: str, values_NK: np.ndarray | None, names: list[str]) -> dict[str, np.ndarray]:
-    if values_NK is None or values_NK.ndim != 2:
-        return {}
-    known = names if len(names) == values_NK.shape[1] else [str(at) for at in range(values_NK.shape[1])]
-    return {f"{kind} {name}": values_NK[:, at] for at, name in enumerate(known)}
+    units = {} if predicted.units_N is None else {"unit": predicted.units_N}
+    return {"sample": ids, **units, **predicted.columns(names)}

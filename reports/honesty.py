@@ -6,14 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from reports.bootstrap import recomputed
-from reports.measures import confusion
 from reports.numbers import amount
-from reports.predicted import read_predicted
 from reports.run_folder import SETTINGS, RunRecord
+from reports.stored import predicted_on
 
-CORRELATIONS = ("spearman", "pearson")
-"""Metrics of values that must follow from the stored predictions, in whatever unit those are."""
 RESOURCES = ("workers", "cpus_per_client", "gpus_per_client")
 """Options of the federation that change how long a run takes, not what comes out."""
 
@@ -120,20 +116,8 @@ def _prediction_warnings(record: RunRecord) -> list[str]:
 
 
 def _agrees(record: RunRecord, row: Mapping[str, Any]) -> bool:
-    """Recompute a confusion matrix, or the correlations, from the stored predictions."""
-    predicted = read_predicted(record, row["model"], row["data"])
-    if predicted is None:
-        return True
-    if not predicted.of_classes:
-        return all(_near(recomputed(predicted, name), row["metrics"].get(name)) for name in CORRELATIONS)
-    reported = record.arrays(row["model"], row["data"]).get("confusion_matrix", np.zeros((0, 0)))
-    if reported.ndim != 2 or not reported.sum():
-        return True
-    return np.array_equal(confusion(predicted.target, predicted.predicted, len(reported)), reported)
-
-
-def _near(computed: float, reported: float | None) -> bool:
-    return reported is None or np.isnan(reported) or np.isnan(computed) or abs(computed - reported) < 1e-3
+    predicted = predicted_on(record, row["model"], row["data"])
+    return predicted is None or predicted.agrees(row["metrics"], record.arrays(row["model"], row["data"]))
 
 
 def _seed_warning(scored: Sequence[RunRecord]) -> list[str]:

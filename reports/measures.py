@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+SMOOTHING = 1e-6
+"""Added above and below in the scores of one image, which defines those of an empty one."""
+
 
 def confusion(target_N: np.ndarray, predicted_N: np.ndarray, size: int) -> np.ndarray:
     """Count samples by true (rows) and predicted class; those of other classes than 0 to size - 1 are left out."""
@@ -34,7 +37,7 @@ def balanced_accuracy(counts_KK: np.ndarray) -> float:
 
 def mean_pearson(target_NK: np.ndarray, predicted_NK: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
     """Pearson correlation per gene, its mean over the genes where neither side is constant; [R]."""
-    total_R = weights_RN.sum(1)
+    total_R = np.maximum(weights_RN.sum(1), 1)
 
     def correlation(target_N: np.ndarray, predicted_N: np.ndarray) -> np.ndarray:
         first_N, second_N = (values_N - values_N.mean() for values_N in (target_N, predicted_N))
@@ -83,6 +86,26 @@ def mean_absolute_error(target_NK: np.ndarray, predicted_NK: np.ndarray, weights
     return _mean_over_samples(np.abs(target_NK - predicted_NK), weights_RN)
 
 
+def overall_r2(target_NK: np.ndarray, predicted_NK: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
+    """Coefficient of determination of all values as one column; [R]."""
+    centred_NK = target_NK - target_NK.mean()
+    count_R = weights_RN.sum(1) * target_NK.shape[1]
+    spread_R = weights_RN @ (centred_NK**2).sum(1) - _ratio((weights_RN @ centred_NK.sum(1)) ** 2, count_R, count_R > 0)
+    return 1 - _ratio(weights_RN @ ((target_NK - predicted_NK) ** 2).sum(1), spread_R, spread_R > 0)
+
+
+def image_f1(counts_N3: np.ndarray) -> np.ndarray:
+    """F1 of each image from its right, wrong and missed pixels, 1 for an empty one without prediction; [N]."""
+    right, wrong, missed = counts_N3.T
+    return np.asarray((2 * right + SMOOTHING) / (2 * right + wrong + missed + SMOOTHING))
+
+
+def image_iou(counts_N3: np.ndarray) -> np.ndarray:
+    """Intersection over union of each image, likewise; [N]."""
+    right = counts_N3[:, 0]
+    return np.asarray((right + SMOOTHING) / (counts_N3.sum(1) + SMOOTHING))
+
+
 OF_CLASSES: dict[str, Callable[[np.ndarray], float]] = {
     "accuracy": accuracy,
     "f1_macro": macro_f1,
@@ -99,17 +122,49 @@ OF_VALUES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]]
 }
 """Metrics of values per gene: targets, predictions, and weights [R, N] -> value per resample."""
 
+OF_PLATFORMS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "corr_mean": mean_pearson,
+    "r2": overall_r2,
+    "mse": mean_squared_error,
+}
+"""Metrics of a platform that is predicted from another, likewise."""
+
+OF_ALL_PIXELS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
+    "f1": lambda right, wrong, missed: (2 * right, 2 * right + wrong + missed),
+    "iou": lambda right, wrong, missed: (right, right + wrong + missed),
+    "precision": lambda right, wrong, missed: (right, right + wrong),
+    "recall": lambda right, wrong, missed: (right, right + missed),
+}
+"""Metrics of the pixels of all images together: right, wrong and missed ones -> what is divided by what."""
+
+OF_IMAGES = {"image_f1": image_f1, "image_iou": image_iou}
+"""Metrics that are means over images: pixels of each image [N, 3] -> value of each image."""
+
+
+def of_pixels(metric: str, counts_N3: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
+    """Give a metric of `OF_ALL_PIXELS` or `OF_IMAGES` in every resample, [R]; 0 / 0 is undefined."""
+    if metric in OF_IMAGES:
+        return np.asarray(weights_RN @ OF_IMAGES[metric](counts_N3) / weights_RN.sum(1))
+    above_R, below_R = OF_ALL_PIXELS[metric](*(weights_RN @ counts_N3).T)
+    return _ratio(above_R, below_R, below_R > 0)
+
+
+def mean_of_defined(values_RM: np.ndarray) -> np.ndarray:
+    """Average each row over the values that are defined, [R]."""
+    defined_RM = ~np.isnan(values_RM)
+    return _ratio(np.where(defined_RM, values_RM, 0).sum(1), defined_RM.sum(1), defined_RM.any(1))
+
 
 def _mean_over_genes(
     measure: Callable[[np.ndarray, np.ndarray], np.ndarray], target_NK: np.ndarray, predicted_NK: np.ndarray
 ) -> np.ndarray:
     genes_KR = np.stack([measure(*pair) for pair in zip(target_NK.T, predicted_NK.T, strict=True)])
-    defined_KR = ~np.isnan(genes_KR)
-    return _ratio(np.where(defined_KR, genes_KR, 0).sum(0), defined_KR.sum(0), defined_KR.any(0))
+    return mean_of_defined(genes_KR.T)
 
 
 def _mean_over_samples(errors_NK: np.ndarray, weights_RN: np.ndarray) -> np.ndarray:
-    return np.asarray(weights_RN @ errors_NK.mean(1) / weights_RN.sum(1))
+    total_R = weights_RN.sum(1)
+    return _ratio(weights_RN @ errors_NK.mean(1), total_R, total_R > 0)
 
 
 def _ranks(values_N: np.ndarray, weights_RN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,101 +1,106 @@
-"""Predictions per sample as the runs stored them: classes, or one number per gene."""
+"""What all kinds of predictions have in common; `reports.kinds` has the kinds.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+A kind knows which metrics follow from it, under the weights that resampling gives to samples. Bootstrap, checks, tables
+and files ask it, and have no cases.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from reports.run_folder import RunRecord
+Arrays = Mapping[str, np.ndarray]
+OPTIONAL = ("samples_N", "units_N", "scores_NK")
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a model predicts on one test set of N samples."""
+    """What a model predicts on one test set of N samples. Every field is an array over the samples, or None."""
 
     samples_N: np.ndarray | None
     """Ids, where stored."""
-    target: np.ndarray
-    """Classes [N] as integers, or values [N, K] as float64."""
-    predicted: np.ndarray
-    """Of the same shape and kind."""
-    units_N: np.ndarray | None = None
-    """Biological unit of each sample (nucleus, patient, slide), where stored."""
-    scores_NK: np.ndarray | None = None
-    """Probability of each class, where stored and asked for."""
+    units_N: np.ndarray | None = field(default=None, kw_only=True)
+    """Biological unit of each sample (nucleus, patient, animal), where stored."""
 
-    @property
-    def of_classes(self) -> bool:
-        """Whether each sample has one class, not a row of values."""
-        return self.target.ndim == 1
+    KEYS: ClassVar[tuple[str, ...]]
+    """Arrays that it is read from."""
+    METRICS: ClassVar[frozenset[str]]
+    """Metrics that follow from it."""
+    CHECKED: ClassVar[tuple[str, ...]] = ()
+    """Those of them that do not depend on the unit of what is stored: what a run reports must be the same."""
+    TOLERANCE: ClassVar[float] = 1e-3
+
+    @classmethod
+    def of(cls, stored: Arrays) -> Self | None:
+        """Make it of stored arrays, still without ids and units, or give None where they are of another kind."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         """Count the samples."""
-        return len(self.target)
+        raise NotImplementedError
+
+    @property
+    def width(self) -> int:
+        """Features (or genes) that each sample has a value of; 0 where it has none."""
+        return 0
+
+    def feature(self, at: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give true and predicted values of one of its `width` features."""
+        raise NotImplementedError
+
+    def measure(self, metric: str, weights_RN: np.ndarray) -> np.ndarray:
+        """Give one of `METRICS` in every resample, [R]; NaN where it is undefined.
+
+        Args:
+            metric: Its name.
+            weights_RN: How often each resample has drawn each sample.
+        """
+        raise NotImplementedError
+
+    def same_truth(self, other: Self) -> bool:
+        """Tell whether both were set against the same truth, sample by sample."""
+        raise NotImplementedError
+
+    def columns(self, names: Sequence[str]) -> dict[str, Any]:
+        """Give columns of a table with a row per sample; `names` are those of the classes, or of the features."""
+        raise NotImplementedError
+
+    def agrees(self, metrics: Mapping[str, float | None], arrays: Arrays) -> bool:
+        """Tell whether what a run reports of its predictions follows from them."""
+        ones = np.ones((1, len(self)))
+        known = [(name, value) for name in self.CHECKED if (value := metrics.get(name)) is not None]
+        computed = [(self.measure(name, ones)[0], value) for name, value in known if not np.isnan(value)]
+        return all(np.isnan(one) or abs(one - value) < self.TOLERANCE for one, value in computed)
+
+    def taken(self, order_N: np.ndarray) -> Self:
+        """Give some of the samples, or all in another order."""
+        arrays = {one.name: getattr(self, one.name) for one in fields(self)}
+        return replace(self, **{name: None if one is None else one[order_N] for name, one in arrays.items()})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self | None:
+        """Put several sets of samples together, or give None where their arrays do not fit.
+
+        Ids, units and scores that not all of them have are left out.
+        """
+        arrays = {one.name: _concatenated([getattr(part, one.name) for part in parts]) for one in fields(cls)}
+        needed = [one.name for one in fields(cls) if one.name not in OPTIONAL]
+        return None if any(arrays[name] is None for name in needed) else cls(**arrays)
+
+    @classmethod
+    def condensed(cls, models: Sequence[Self]) -> tuple[Sequence[Self], np.ndarray]:
+        """Give equal samples once, and how many of each there are; by default all are taken to differ."""
+        return models, np.ones(len(models[0]), int)
 
 
-def read_predicted(record: RunRecord, model: str, data: str, *, scores: bool = False) -> Predicted | None:
-    """Give the predictions of a model on a set, or None where none are stored that a table or metric can use.
-
-    Args:
-        record: The run.
-        model: A model of it.
-        data: A client, or `held_out`.
-        scores: Whether to read the probabilities too.
-    """
-    stored = record.predictions(model, data, ("target", "predicted", "sample", "unit", *["scores"] * scores))
-    target, predicted = stored.get("target"), stored.get("predicted")
-    if target is None or predicted is None or target.shape != predicted.shape or not len(target):
-        return None
-    samples, units, probabilities = (_per_sample(stored.get(key), len(target)) for key in ("sample", "unit", "scores"))
-    if target.ndim == 1 and target.dtype.kind in "iu" and predicted.dtype.kind in "iu":
-        return Predicted(samples, target, predicted, units, probabilities)
-    if target.ndim == 2 and target.dtype.kind == predicted.dtype.kind == "f":
-        return Predicted(samples, target.astype(np.float64), predicted.astype(np.float64), units)
-    return None
-
-
-def pooled_predicted(record: RunRecord, *, scores: bool = False) -> Predicted | None:
-    """Join every client's test set as predicted by the model that the client would use."""
-    named = [
-        (client, part)
-        for client in record.clients
-        if (part := read_predicted(record, record.model_of(client), client, scores=scores))
-    ]
-    return _join(named) if named and len(named) == len(record.clients) else None
-
-
-def predicted_on(record: RunRecord, model: str, data: str, *, scores: bool = False) -> Predicted | None:
-    """Give the predictions of a model on a set, where `pooled` is every client's test set."""
-    if data == "pooled":
-        return pooled_predicted(record, scores=scores)
-    return read_predicted(record, model, data, scores=scores)
-
-
-def _join(named: Sequence[tuple[str, Predicted]]) -> Predicted | None:
-    parts = [part for _, part in named]
-    if len({part.target.shape[1:] for part in parts}) > 1:
-        return None
-    samples = [_prefixed(name, part.samples_N) for name, part in named]
-    units = [_prefixed(name, part.units_N) for name, part in named]
-    return Predicted(
-        _concatenated(samples),
-        np.concatenate([part.target for part in parts]),
-        np.concatenate([part.predicted for part in parts]),
-        _concatenated(units),
-        _concatenated([part.scores_NK for part in parts]),
-    )
-
-
-def _prefixed(client: str, names_N: np.ndarray | None) -> np.ndarray | None:
-    """Tell the names of one client from equal ones of another."""
-    return None if names_N is None else np.array([f"{client}/{name}" for name in names_N])
+def wide(kind: str, values_NK: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Give one column per class or feature, by number where the names are not as many."""
+    known = names if len(names) == values_NK.shape[1] else [str(at) for at in range(values_NK.shape[1])]
+    return {f"{kind} {name}": values_NK[:, at] for at, name in enumerate(known)}
 
 
 def _concatenated(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
     known = [part for part in parts if part is not None]
     same = len(known) == len(parts) and len({part.shape[1:] for part in known}) == 1
     return np.concatenate(known) if same else None
-
-
-def _per_sample(values: np.ndarray | None, count: int) -> np.ndarray | None:
-    return values if values is not None and values.ndim and len(values) == count else None

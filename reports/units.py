@@ -8,10 +8,12 @@ import numpy as np
 
 from reports.bootstrap import MIN_UNITS, mean_interval, recomputed
 from reports.comparison import Comparison
+from reports.kinds import Classes
 from reports.measures import confusion
 from reports.numbers import Interval, Spread, counted, metric_name
-from reports.predicted import Predicted, predicted_on
+from reports.predicted import Predicted
 from reports.run_folder import RunRecord
+from reports.stored import predicted_on
 from reports.tables import DATA_NAMES, Cell, Table
 
 METRICS = ("accuracy", "balanced_accuracy", "f1_macro")
@@ -21,7 +23,7 @@ METRICS = ("accuracy", "balanced_accuracy", "f1_macro")
 class Units:
     """Predictions of a model on U units of a test set."""
 
-    classes: Predicted
+    classes: Classes
     """With the unit as sample, and the mean probabilities as scores."""
     samples_U: np.ndarray
     """Samples of each unit."""
@@ -33,20 +35,20 @@ def by_unit(predicted: Predicted | None) -> Units | None:
     Gives None where there are no units or scores, where a unit has samples of several classes, and where every unit is
     one sample, so that nothing is gained.
     """
-    if predicted is None or predicted.units_N is None or predicted.scores_NK is None:
+    if not isinstance(predicted, Classes) or predicted.units_N is None:
         return None
-    if not predicted.of_classes or predicted.scores_NK.ndim != 2:
+    if predicted.scores_NK is None or predicted.scores_NK.ndim != 2:
         return None
     names_U, first_U, codes_N, samples_U = np.unique(
         predicted.units_N, return_index=True, return_inverse=True, return_counts=True
     )
-    target_U = predicted.target[first_U]
-    if len(names_U) == len(predicted) or not np.array_equal(target_U[codes_N], predicted.target):
+    target_U = predicted.target_N[first_U]
+    if len(names_U) == len(predicted) or not np.array_equal(target_U[codes_N], predicted.target_N):
         return None
     sums_UK = np.zeros((len(names_U), predicted.scores_NK.shape[1]))
     np.add.at(sums_UK, codes_N, predicted.scores_NK)
     scores_UK = sums_UK / samples_U[:, None]
-    return Units(Predicted(names_U, target_U, scores_UK.argmax(1), scores_NK=scores_UK), samples_U)
+    return Units(Classes(names_U, target_U, scores_UK.argmax(1), scores_NK=scores_UK), samples_U)
 
 
 def unit_sets(record: RunRecord) -> Iterator[tuple[str, str, Units]]:
@@ -90,7 +92,7 @@ def unit_matrix(comparison: Comparison, setting: str) -> np.ndarray | None:
     """Count units by true (rows) and predicted class, over seeds and local models; None without units."""
     runs = [record for record in comparison.scored if record.setting == setting and record.classes]
     found = [
-        confusion(one.classes.target, one.classes.predicted, len(record.classes))
+        confusion(one.classes.target_N, one.classes.predicted_N, len(record.classes))
         for record in runs
         for one in _units(record, comparison.main_data)
     ]
@@ -132,6 +134,6 @@ def _each(units: Units) -> Iterator[tuple[str, int, int, int, np.ndarray]]:
     one = units.classes
     assert one.samples_N is not None and one.scores_NK is not None
     for unit, count, true, guess, scores in zip(
-        one.samples_N, units.samples_U, one.target, one.predicted, one.scores_NK, strict=True
+        one.samples_N, units.samples_U, one.target_N, one.predicted_N, one.scores_NK, strict=True
     ):
         yield str(unit), int(count), int(true), int(guess), scores

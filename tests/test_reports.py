@@ -13,9 +13,9 @@ from reports.__main__ import app
 from reports.bootstrap import difference_interval, mean_interval
 from reports.comparison import Comparison, compare
 from reports.honesty import failures, warnings
+from reports.kinds import Classes
 from reports.measures import OF_CLASSES
 from reports.numbers import Spread, number
-from reports.predicted import Predicted
 from reports.report import write_report
 from reports.run_folder import RunRecord
 from reports.verdict import verdict
@@ -122,7 +122,7 @@ def test_metrics_of_the_bootstrap_are_those_of_scikit_learn(metric: str) -> None
 def test_interval_has_the_width_of_the_binomial() -> None:
     guess = np.zeros(400, int)
     target = np.arange(400) % 5 == 0
-    interval = mean_interval([Predicted(None, target.astype(int), guess)], "accuracy")
+    interval = mean_interval([Classes(None, target.astype(int), guess)], "accuracy")
     assert interval is not None
     deviation = math.sqrt(0.8 * 0.2 / 400)
     assert interval.low == pytest.approx(0.8 - 1.96 * deviation, abs=0.01)
@@ -134,15 +134,15 @@ def test_difference_is_paired_by_sample_whatever_the_order() -> None:
     ids, target = np.array([f"s{n:03d}" for n in range(200)]), draw.integers(0, 2, 200)
     guess = np.where(draw.random(200) < 0.7, target, 1 - target)
     order = draw.permutation(200)
-    first, second = Predicted(ids, target, guess), Predicted(ids[order], target[order], guess[order])
+    first, second = Classes(ids, target, guess), Classes(ids[order], target[order], guess[order])
     interval = difference_interval([first], [second], "accuracy")
     assert interval is not None
     assert (interval.low, interval.high) == (0, 0)
 
 
 def test_there_is_no_interval_between_different_samples(both_seeds: Comparison) -> None:
-    one = Predicted(np.array(["a", "b"]), np.array([0, 1]), np.array([0, 1]))
-    other = Predicted(np.array(["a", "c"]), np.array([0, 1]), np.array([0, 1]))
+    one = Classes(np.array(["a", "b"]), np.array([0, 1]), np.array([0, 1]))
+    other = Classes(np.array(["a", "c"]), np.array([0, 1]), np.array([0, 1]))
     assert difference_interval([one], [other], "accuracy") is None
     assert mean_interval([one], "dice") is None
     assert mean_interval([None], "accuracy") is None

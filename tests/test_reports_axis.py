@@ -14,10 +14,11 @@ from reports.bootstrap import MIN_UNITS, difference_interval, mean_interval, rec
 from reports.comparison import Comparison, compare
 from reports.costs import costs
 from reports.honesty import warnings
+from reports.kinds import Classes, Values
 from reports.measures import OF_VALUES
-from reports.predicted import Predicted, pooled_predicted, read_predicted
 from reports.report import write_report
 from reports.run_folder import RunRecord
+from reports.stored import predicted_on, read_predicted
 from reports.tables import client_table, cost_table, further_table, headline_table
 from reports.units import by_unit, unit_table
 from reports.verdict import verdict
@@ -188,7 +189,7 @@ def test_metrics_of_values_are_those_of_the_samples_drawn(metric: str) -> None:
     }
     expected = [by_hand[metric](target[one], guess[one]) for one in drawn]
     assert OF_VALUES[metric](target, guess, weights.astype(float)) == pytest.approx(expected, abs=1e-12)
-    assert recomputed(Predicted(None, target, guess), metric) == pytest.approx(by_hand[metric](target, guess))
+    assert recomputed(Values(None, target, guess), metric) == pytest.approx(by_hand[metric](target, guess))
 
 
 def test_units_are_drawn_whole() -> None:
@@ -196,9 +197,9 @@ def test_units_are_drawn_whole() -> None:
     right = np.arange(20) % 5 > 0
     target, guess = np.zeros(400, int), (~right).astype(int).repeat(20)
     units = np.arange(20).repeat(20).astype(str)
-    samples = mean_interval([Predicted(None, target, guess)], "accuracy")
-    clusters = mean_interval([Predicted(None, target, guess, units)], "accuracy")
-    alone = mean_interval([Predicted(None, target[::20], guess[::20])], "accuracy")
+    samples = mean_interval([Classes(None, target, guess)], "accuracy")
+    clusters = mean_interval([Classes(None, target, guess, units_N=units)], "accuracy")
+    alone = mean_interval([Classes(None, target[::20], guess[::20])], "accuracy")
     assert samples is not None and clusters is not None and alone is not None
     assert (samples.over, clusters.over) == ("test samples", "biological units")
     assert samples.high - samples.low == pytest.approx(2 * 1.96 * math.sqrt(0.8 * 0.2 / 400), rel=0.15)
@@ -212,7 +213,7 @@ def test_values_are_drawn_by_units_too() -> None:
     units = np.arange(20).repeat(20).astype(str)
     widths = []
     for known in (None, units):
-        interval = mean_interval([Predicted(None, target, guess, known)], "pearson")
+        interval = mean_interval([Values(None, target, guess, units_N=known)], "pearson")
         assert interval is not None
         widths.append(interval.high - interval.low)
     assert widths[1] > 3 * widths[0]
@@ -223,23 +224,23 @@ def test_gains_of_values_are_paired_whatever_the_order() -> None:
     names, order = np.array([f"s{n:02d}" for n in range(40)]), draw.permutation(40)
     target = draw.normal(size=(40, 2))
     guess = target + draw.normal(size=target.shape)
-    first, second = Predicted(names, target, guess), Predicted(names[order], target[order] + 1e-6, guess[order])
+    first, second = Values(names, target, guess), Values(names[order], target[order] + 1e-6, guess[order])
     interval = difference_interval([first], [second], "spearman")
     assert interval is not None
     assert (interval.low, interval.high) == (0, 0)
-    assert difference_interval([first], [Predicted(names, target + 1, guess)], "spearman") is None
+    assert difference_interval([first], [Values(names, target + 1, guess)], "spearman") is None
 
 
 def test_few_units_and_metrics_that_are_seldom_defined_have_no_interval() -> None:
     target = np.arange(40).reshape(-1, 1).astype(float)
     few = np.arange(40) % (MIN_UNITS - 1)
-    assert mean_interval([Predicted(None, target, target, few)], "pearson") is None
-    assert mean_interval([Predicted(None, target, np.zeros_like(target))], "pearson") is None
-    assert math.isnan(recomputed(Predicted(None, target, np.zeros_like(target)), "pearson"))
+    assert mean_interval([Values(None, target, target, units_N=few)], "pearson") is None
+    assert mean_interval([Values(None, target, np.zeros_like(target))], "pearson") is None
+    assert math.isnan(recomputed(Values(None, target, np.zeros_like(target)), "pearson"))
 
 
 def test_equal_unit_names_of_two_clients_are_two_units(nuclei: list[Path]) -> None:
-    pooled = pooled_predicted(RunRecord.read(nuclei[0]))
+    pooled = predicted_on(RunRecord.read(nuclei[0]), "centralized", "pooled")
     assert pooled is not None and pooled.units_N is not None
     assert len(np.unique(pooled.units_N)) == 30
 
@@ -253,7 +254,7 @@ def test_the_mean_probability_of_its_crops_decides_the_class_of_a_nucleus(nuclei
     assert units.samples_U.tolist() == [6] * 10
     names = units.classes.samples_N
     assert names is not None
-    assert names[units.classes.predicted != units.classes.target].tolist() == ["nucleus 1"]
+    assert names[units.classes.predicted_N != units.classes.target_N].tolist() == ["nucleus 1"]
     rows = unit_table(compared(nuclei)).rows
     assert [row[2].text for row in rows] == ["20"] * 3 + ["30"] * 3
     assert [row[3].text for row in rows] == ["0.9500"] * 3 + ["0.9000"] * 3
@@ -262,9 +263,9 @@ def test_the_mean_probability_of_its_crops_decides_the_class_of_a_nucleus(nuclei
 def test_units_of_several_classes_or_of_one_sample_are_not_scored() -> None:
     target, scores = np.array([0, 1, 1, 1]), np.full((4, 2), 0.5)
     mixed, single = np.array(["u", "u", "v", "v"]), np.array(["a", "b", "c", "d"])
-    assert by_unit(Predicted(None, target, target, mixed, scores)) is None
-    assert by_unit(Predicted(None, target, target, single, scores)) is None
-    assert by_unit(Predicted(None, target, target, mixed)) is None
+    assert by_unit(Classes(None, target, target, units_N=mixed, scores_NK=scores)) is None
+    assert by_unit(Classes(None, target, target, units_N=single, scores_NK=scores)) is None
+    assert by_unit(Classes(None, target, target, units_N=mixed)) is None
     assert by_unit(None) is None
 
 

@@ -39,7 +39,7 @@ def _new_run(config: dict[str, str]) -> Run:
     """Start a run folder for a bare `flwr run`, where no launcher did."""
     path = Path(config["config"])
     overrides = [*config["overrides"].split(), *([f"options.data={config['data']}"] if config["data"] else [])]
-    experiment = load(path if path.exists() else ROOT / path, overrides)
+    experiment = load(path if path.exists() else ROOT / path, overrides, experiment=config["experiment"])
     results = Path(config["results"] or "results")
     folder = results / task_stem(experiment) / run_name(experiment, "federated")
     run = Run.create(folder.resolve(), experiment, "federated")

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
+from fl.client_app import app as client_app
+from fl.inprocess import InProcessGrid
+from fl.server import serve
 from reports.__main__ import app as reports
 from reports.experiment_summary import summarise
 from tasks.__main__ import app as tasks
@@ -23,6 +27,8 @@ from tests.toy_task import SIZES, Points
 from training.config import experiment_names, load, to_yaml
 from training.engine import Trainer
 from training.experiments import read_entries
+from training.runs import Run
+from training.session import run_name
 
 SHORT = {**TOY, "federation": {"rounds": 1}}
 TWO = [
@@ -143,6 +149,7 @@ def test_the_name_is_recorded_and_changes_nothing(many: Path, tmp_path: Path) ->
     again = tmp_path / "again.yaml"
     again.write_text(to_yaml(fast))
     assert load(again) == fast
+    assert run_name(fast, "federated").startswith("federated__fast__bs8x1x1__lr0.2__seed42__")
 
 
 LISTS: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -359,6 +366,27 @@ def test_every_setting_records_the_same_split_and_the_experiment(many: Path) -> 
     for manifest in manifests:
         assert (manifest["experiment"], manifest["description"]) == ("fast", "Ten times the rate")
         assert manifest["split_sha256"] == expected_split()
+
+
+def test_a_server_that_is_shown_hashes_only_records_the_same_split(study: Path, tmp_path: Path) -> None:
+    tiny = {"dim_model": 16, "nheads": 2, "dim_feedforward": 16, "nlayers": 1, "context_length": 16}
+    options = {"data": str(study), "unit_key": "library_key", "random_backbone": tiny}
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump({"task": "nicheformer", "options": options, "federation": {"rounds": 1}}))
+    shared = Run.create(tmp_path / "shared", load(path), "federated")
+    serve(shared, InProcessGrid(client_app, nodes=1), 1)
+    names = shared.experiment.build_task().clients()
+    grid = InProcessGrid(client_app, nodes=len(names))
+    for context, client in zip(grid.contexts.values(), names, strict=True):
+        own = tmp_path / client
+        shutil.copytree(study / "clients" / client, own / "clients" / client)
+        shutil.copytree(study / "reference", own / "reference")
+        context.node_config["data"] = str(own)
+    deployed = Run.create(tmp_path / "deployed", load(path), "federated")
+    serve(deployed, grid, len(names))
+    first, second = (json.loads((run.folder / "manifest.json").read_text()) for run in (shared, deployed))
+    assert len(first["split_sha256"]) == 64
+    assert first["split_sha256"] == second["split_sha256"]
 
 
 @EVERY

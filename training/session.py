@@ -52,11 +52,12 @@ def _open_run(
 
 
 def run_name(experiment: Experiment, setting: Setting, processes: int = 1, *, dry_run: bool = False) -> str:
-    """Name a run: `<setting>__<variant>__bs<batch>x<accumulate>x<processes>__lr<lr>__seed<seed>__<time>`."""
+    """Name a run: `<setting>__<experiment>__<variant>__bs<batch>x<accumulate>x<processes>__lr<lr>__seed<n>__<time>`."""
     train = experiment.train
     parts = [
         *(["dry-run"] if dry_run else []),
         setting,
+        *([experiment.experiment] if experiment.experiment else []),
         *([variant] if (variant := experiment.build_task().variant()) else []),
         f"bs{train.batch_size}x{train.accumulate}x{processes}",
         f"lr{train.lr}",

@@ -1,15 +1,13 @@
 """What becomes of clients that do not answer as they should: asked again, given up, or the end of the run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fl.deaths import Deaths
 from fl.exchange import Arrays, Part
-from fl.nodes import Answers, Failure, Nodes, RoundError, raise_refusals
+from fl.nodes import Answers, Failure, Nodes, Reject, raise_refusals
 from training.federation import Federation
 from training.runs import Run
-
-Reject = Callable[[str, Part], str | None]
 
 
 class Asking:
@@ -54,9 +52,7 @@ class Asking:
         for failure in failures:
             self.run.client_failed(failure.client, number, failure.phase, failure.message, failure.details)
         if len(answers.good) < self.options.needed(len(clients)):
-            raise_refusals(failures)
-        if len(answers.good) < max(self.options.needed(len(clients)), 1):
-            raise RoundError(f"round {number}: {len(answers.good)} good replies to {kind}, {len(clients)} asked")
+            raise_refusals(failures)  # There are some, since not all have given a good reply.
         return Answers(answers.good, failures)
 
     def _patiently(
@@ -69,6 +65,8 @@ class Asking:
         failed: list[Failure] = []
         waiting = clients
         for _ in range(self.options.retries + 1):
+            if not waiting:
+                break
             for failure in failed:
                 self.run.log(f"{failure.client} failed in {failure.phase} ({failure.message}); asked again")
             answers = self.nodes.ask(
@@ -81,6 +79,4 @@ class Asking:
             refused += [failure for failure in answers.failures if failure.kind == "refused"]
             failed = [failure for failure in answers.failures if failure.kind != "refused"]
             waiting = [failure.client for failure in failed]
-            if not waiting:
-                break
         return Answers({name: good[name] for name in sorted(good)}, [*refused, *failed])

@@ -18,6 +18,10 @@ SETTLING = 3.0
 """Seconds without a newcomer after which an unknown number of nodes counts as complete."""
 
 
+Reject = Callable[[str, Part], str | None]
+"""Tells what is wrong with a client's answer, or None where nothing is."""
+
+NO_REPLY = Part({"error": {"kind": "failed", "message": "no reply", "details": ""}})
 LENIENCE, GRACE = 1.5, 30.0
 """Factor and seconds by which the server waits longer than its clients, which end what takes too long themselves."""
 DEATHS = ("ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerCrashedError", "NodeDiedError")
@@ -117,7 +121,7 @@ class Nodes:
         clients: Sequence[str],
         request: Mapping[str, Any],
         arrays: Arrays | None,
-        reject: Callable[[str, Part], str | None],
+        reject: Reject,
         *,
         alone: Collection[str] = (),
         timeout: float | None = None,
@@ -130,17 +134,19 @@ class Nodes:
             request: Plain values for all of them; `round` among them where there is one.
             arrays: Global weights, or None.
             reject: Tells what is wrong with a client's good-looking answer, or None.
-            alone: Clients that get a message of their own.
+            alone: Clients that get a message of their own, one after another.
             timeout: Seconds that one client may take.
         """
-        turns = [[name] for name in sorted(clients) if name in alone]
         together = [name for name in sorted(clients) if name not in alone]
-        good: dict[str, Part] = {}
-        failures: list[Failure] = []
-        dead: list[list[str]] = []
-        for names in [together, *turns] if together else turns:
-            self._ask_once(kind, names, request, arrays, reject, timeout, good, failures, dead)
-        return Answers({n: good[n] for n in sorted(good)}, sorted(failures, key=lambda one: one.client), dead)
+        turns = [together] * bool(together) + [[name] for name in sorted(clients) if name in alone]
+        parts = [self._ask_once(kind, names, request, arrays, reject, timeout) for names in turns]
+        good = {name: part for answers in parts for name, part in answers.good.items()}
+        failures = [failure for answers in parts for failure in answers.failures]
+        return Answers(
+            {name: good[name] for name in sorted(good)},
+            sorted(failures, key=lambda one: one.client),
+            [share for answers in parts for share in answers.dead],
+        )
 
     def _ask_once(
         self,
@@ -148,33 +154,32 @@ class Nodes:
         clients: list[str],
         request: Mapping[str, Any],
         arrays: Arrays | None,
-        reject: Callable[[str, Part], str | None],
+        reject: Reject,
         timeout: float | None,
-        good: dict[str, Part],
-        failures: list[Failure],
-        dead: list[list[str]],
-    ) -> None:
-        """Ask clients, and sort what comes back into the three lists."""
+    ) -> Answers:
         shares = self._shares(clients)
         requests = {node: {**request, "clients": names} for node, names in shares.items()}
         longest = timeout and timeout * max(map(len, shares.values())) * LENIENCE + GRACE
         replies = self._send(kind, requests, {"global": arrays} if arrays is not None else {}, longest)
-        phase = kind.removeprefix("query.")
+        phase, number = kind.removeprefix("query."), request.get("round", 0)
+        good: dict[str, Part] = {}
+        failures: list[Failure] = []
+        dead: list[list[str]] = []
         for node, names in shares.items():
             reply = replies.get(node, Lost(f"no reply within {longest or 0:.0f} s", dead=True))
             if isinstance(reply, Lost):
                 failures += [Failure(name, phase, "failed", reply.reason, "") for name in names]
-                if reply.dead and self.owners is None:
-                    dead.append(names)
+                dead += [names] * (reply.dead and self.owners is None)
                 continue
             for name in names:
-                part = reply.get(name) or Part({"error": {"kind": "failed", "message": "no reply", "details": ""}})
+                part = reply.get(name, NO_REPLY)
                 if "error" in part.info:
                     failures.append(_failure(name, phase, part.info["error"]))
-                elif reason := out_of_place(part, name, request.get("round", 0)) or reject(name, part):
+                elif reason := out_of_place(part, name, number) or reject(name, part):
                     failures.append(Failure(name, phase, "rejected", reason, ""))
                 else:
                     good[name] = part
+        return Answers(good, failures, dead)
 
     def _learn_owners(self, clients: Mapping[int, list[str]]) -> list[str]:
         self.owners = {}

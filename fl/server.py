@@ -11,12 +11,12 @@ from flwr.serverapp import Grid
 from core.errors import UserError
 from core.randomness import generator
 from datasets.leakage import check_disjoint
-from fl.asking import Asking, Reject
+from fl.asking import Asking
 from fl.exchange import Arrays, Part, payload
 from fl.faults import check_faults
 from fl.global_model import GlobalModel
 from fl.guard import reason_to_reject
-from fl.nodes import Answers, Nodes, RoundError, raise_refusals
+from fl.nodes import Answers, Nodes, Reject, RoundError, raise_refusals
 from fl.strategies import Update, check_clients, needed_clients
 from training.announcement import announce
 from training.config import Experiment, to_yaml
@@ -30,7 +30,7 @@ from training.runs import Run, Status
 from training.schedules import Plateau
 from training.scoring import entry, merged, row, summary_head
 from training.splits import hashed, split_sha256
-from training.statistics import Statistics, merge_statistics
+from training.statistics import Statistics
 
 
 def serve(run: Run, grid: Grid, nodes: int) -> Status:

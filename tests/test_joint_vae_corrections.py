@@ -202,32 +202,29 @@ def test_product_quantisation_by_hand() -> None:
 
 def test_a_codebook_of_averages_follows_its_encodings_without_gradient() -> None:
     quantiser = Quantiser(VQModel(latent_dim=1, num_embeddings=2, codebook_update="ema", ema_decay=0.5)).train()
-    quantiser.load_state_dict(
-        {
-            "embedding.weight": torch.tensor([[0.0], [10.0]]),
-            "counts": torch.ones(1, 2),
-            "sums": torch.tensor([[[0.0], [10.0]]]),
-        }
-    )
+    quantiser.load_state_dict({"counts": torch.ones(1, 2), "sums": torch.tensor([[[0.0], [10.0]]])})
     h = torch.tensor([[1.0], [2.0], [3.0]], requires_grad=True)
     _, loss, _ = quantiser(h)
     # Code 0: counts 0.5 * 1 + 0.5 * 3 = 2, sums 0.5 * 0 + 0.5 * 6 = 3. Code 1 keeps its place.
-    assert quantiser.embedding.weight.flatten().tolist() == pytest.approx([1.5, 10.0])
+    assert quantiser.codes.flatten().tolist() == pytest.approx([1.5, 10.0])
     loss.sum().backward()
     assert not list(quantiser.parameters()) and h.grad is not None
+    for _ in range(200):
+        quantiser(h.detach())
+    assert float(quantiser.codes[0, 1]) == pytest.approx(10.0), "a code without use stays, however long"
 
 
 def test_codes_without_use_move_to_encodings() -> None:
     quantiser = Quantiser(VQModel(latent_dim=1, num_embeddings=3, restart_after=2)).train()
     quantiser.load_state_dict(
-        {"embedding.weight": torch.tensor([[0.0], [50.0], [90.0]]), "unused": torch.zeros(1, 3, dtype=torch.int64)}
+        {"embedding.weight": torch.tensor([[0.0], [50.0], [90.0]]), "patience": torch.full((1, 3), 2)}
     )
     h = torch.tensor([[1.0], [2.0]])
     quantiser(h)
-    assert quantiser.unused.tolist() == [[0, 1, 1]]
+    assert quantiser.patience.tolist() == [[2, 1, 1]]
     quantiser(h)
     weight = quantiser.embedding.weight.detach().flatten().tolist()
-    assert weight[0] == 0 and set(weight[1:]) <= {1.0, 2.0} and quantiser.unused.tolist() == [[0, 0, 0]]
+    assert weight[0] == 0 and set(weight[1:]) <= {1.0, 2.0} and quantiser.patience.tolist() == [[2, 2, 2]]
 
 
 def test_perplexity_counts_the_codes_in_use() -> None:

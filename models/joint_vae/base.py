@@ -48,7 +48,7 @@ class CrossPlatformModel(nn.Module):
             noise: Standard normal numbers by name; what is missing among them is 0.
 
         Raises:
-            UserError: A training batch of one sample, with batch normalisation.
+            UserError: A training batch of one sample, with batch normalisation by the batch.
         """
         return self._run({"a": a, "b": b}, noise)
 
@@ -91,10 +91,10 @@ class CrossPlatformModel(nn.Module):
 
     def _refuse_lone_sample(self, inputs: Inputs) -> None:
         alone = self.training and min(map(len, inputs.values())) == 1
-        if alone and any(isinstance(module, nn.BatchNorm1d) for module in self.modules()):
+        if alone and any(isinstance(module, nn.BatchNorm1d) and module.training for module in self.modules()):
             raise UserError(
-                "model.batch_norm = True: a training batch of 1 sample has no batch statistics; "
-                "give every client at least 2 training samples, or set model.batch_norm to false"
+                "model.batch_norm = True: a training batch of 1 sample has no batch statistics; give batches and "
+                "clients at least 2 training samples, or set model.batch_norm to false"
             )
 
     # Use

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,6 @@ from torch.nn.functional import linear, normalize
 
 from models.joint_vae.options import Hidden as HiddenOptions
 
-UNIT_TOLERANCE = 1e-4
-"""How far a vector's length may be from 1 before it is put right."""
 FIRST_ITERATIONS = 15
 """Power iterations of fresh weights, so that an untrained network is normalised, too."""
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
@@ -116,8 +114,8 @@ class ResidualBlock(nn.Module):
 class SpectralLinear(nn.Module):
     """A linear layer whose weight is divided by an estimate of its largest singular value (Miyato et al. 2018).
 
-    Each forward pass in training improves the estimate by one power iteration. Its vectors are buffers; a state in
-    which they are not of length 1, as the average of several states, is put right when it is loaded.
+    Each forward pass in training improves the estimate by one power iteration. Its vectors are buffers; their lengths
+    do not count, since averages of several states are shorter than 1.
     """
 
     weight_u: Tensor
@@ -140,19 +138,13 @@ class SpectralLinear(nn.Module):
                 self._iterate()
             # The next pass overwrites the vectors before this one's gradient is taken.
             u, v = self.weight_u.clone(), self.weight_v.clone()
-            weight = self.weight_orig / torch.dot(u, self.weight_orig @ v)
+            weight = self.weight_orig * (u.norm() * v.norm() / torch.dot(u, self.weight_orig @ v))
         return linear(x, weight, self.bias)
 
     @torch.no_grad()
     def _iterate(self) -> None:
         self.weight_v.copy_(normalize(self.weight_orig.T @ self.weight_u, dim=0))
         self.weight_u.copy_(normalize(self.weight_orig @ self.weight_v, dim=0))
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-        lengths = [float(vector.norm()) for vector in (self.weight_u, self.weight_v) if not vector.is_meta]
-        if any(abs(length - 1) > UNIT_TOLERANCE for length in lengths):
-            self._iterate()
 
 
 class Encoder(nn.Module):

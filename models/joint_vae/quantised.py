@@ -14,6 +14,9 @@ from models.joint_vae.noise import Noise
 from models.joint_vae.options import Config, Layers, Weight
 from models.joint_vae.sections import Section
 
+FEWEST = 1e-5
+"""Least count that a moving average keeps, so that its code does not drift."""
+
 
 class VQModel(Layers):
     """Architecture of JointVQ."""
@@ -110,41 +113,50 @@ class CodeDecoder(nn.Module):
 
 
 class Codes(nn.Module):
-    """The table `weight` [K, L]: parameters that learn by gradient, or buffers that follow averages."""
+    """The table `weight` [K, L] of codes that learn by their gradient."""
+
+    def __init__(self, weight: Tensor) -> None:
+        """Take the codes to start from."""
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+
+class Quantiser(nn.Module):
+    """Replaces each of M equal parts of an encoding by the nearest of the K codes for that part.
+
+    Codes are parameters; or, as moving averages, `sums` over `counts`. These average over clients like the encodings
+    they are made of. `patience` counts down to the restart of a code: its highest value, which counts where clients
+    are joined, is that of the client that used the code last.
+    """
+
+    counts: Tensor
+    sums: Tensor
+    patience: Tensor
 
     def __init__(self, options: VQModel) -> None:
         """Draw codes uniformly from -1/K to 1/K, from torch's current generator."""
         super().__init__()
-        size = options.num_embeddings
+        self.options, size = options, options.num_embeddings
         weight = torch.empty(size, options.latent_dim).uniform_(-1 / size, 1 / size)
+        per_code = (options.num_codebooks, size)
         if options.codebook_update == "gradient":
-            self.weight = nn.Parameter(weight)
+            self.embedding = Codes(weight)
         else:
-            self.register_buffer("weight", weight)
-
-
-class Quantiser(nn.Module):
-    """Replaces each of M equal parts of an encoding by the nearest of the K codes for that part."""
-
-    counts: Tensor
-    sums: Tensor
-    unused: Tensor
-
-    def __init__(self, options: VQModel) -> None:
-        """Draw codes from torch's current generator."""
-        super().__init__()
-        self.options = options
-        self.embedding = Codes(options)
-        per_code = (options.num_codebooks, options.num_embeddings)
-        if options.codebook_update == "ema":
             self.register_buffer("counts", torch.ones(per_code))
-            self.register_buffer("sums", self._parts(self.embedding.weight.detach()).clone())
+            self.register_buffer("sums", self._parts(weight).clone())
         if options.restart_after:
-            self.register_buffer("unused", torch.zeros(per_code, dtype=torch.int64))
+            self.register_buffer("patience", torch.full(per_code, options.restart_after))
+
+    @property
+    def codes(self) -> Tensor:
+        """The codes [M, K, L / M]."""
+        if self.options.codebook_update == "gradient":
+            return self._parts(self.embedding.weight)
+        return self.sums / self.counts.unsqueeze(-1)
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give codes [B, L] with the gradient of encodings [B, L], the loss [B], and the indices chosen [B, M]."""
-        parts, codes = self._parts(h), self._parts(self.embedding.weight)
+        parts, codes = self._parts(h), self.codes
         chosen = torch.cdist(parts, codes, compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
         nearest = codes.gather(1, chosen.unsqueeze(-1).expand_as(parts)).transpose(0, 1).flatten(1)
         pull = self.options.vq_beta * (h - nearest.detach()).square().sum(-1)
@@ -161,24 +173,30 @@ class Quantiser(nn.Module):
     def _maintain(self, parts: Tensor, chosen: Tensor) -> None:
         used = torch.zeros(len(parts), self.options.num_embeddings, device=parts.device)
         used.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=used.dtype))
-        codes = self._parts(self.embedding.weight)
         if self.options.codebook_update == "ema":
-            keep, index = self.options.ema_decay, chosen.unsqueeze(-1).expand_as(parts)
-            self.counts.mul_(keep).add_(used, alpha=1 - keep)
-            self.sums.mul_(keep).add_(torch.zeros_like(self.sums).scatter_add_(1, index, parts), alpha=1 - keep)
-            codes.copy_(self.sums / self.counts.clamp(min=1e-5).unsqueeze(-1))
+            self._follow(parts, chosen, used)
         if self.options.restart_after:
-            self.unused.add_(1).masked_fill_(used > 0, 0)
-            self._restart(parts, codes)
+            self.patience.sub_(1).masked_fill_(used > 0, self.options.restart_after)
+            self._restart(parts)
 
-    def _restart(self, parts: Tensor, codes: Tensor) -> None:
+    def _follow(self, parts: Tensor, chosen: Tensor, used: Tensor) -> None:
+        """Move averages towards the encodings of a batch; a code without use stays where it is."""
+        keep, index = self.options.ema_decay, chosen.unsqueeze(-1).expand_as(parts)
+        self.counts.mul_(keep).add_(used, alpha=1 - keep)
+        self.sums.mul_(keep).add_(torch.zeros_like(self.sums).scatter_add_(1, index, parts), alpha=1 - keep)
+        enough = self.counts.clamp(min=FEWEST)
+        self.sums.mul_((enough / self.counts).unsqueeze(-1))
+        self.counts.copy_(enough)
+
+    def _restart(self, parts: Tensor) -> None:
         """Move codes that were long unused to encodings of the batch, drawn from torch's own generator."""
-        book, code = (self.unused >= self.options.restart_after).nonzero(as_tuple=True)
+        book, code = (self.patience <= 0).nonzero(as_tuple=True)
         rows = parts[book, torch.randint(parts.shape[1], (len(book),), device=parts.device)]
-        codes[book, code] = rows
-        self.unused[book, code] = 0
+        self.patience[book, code] = self.options.restart_after
         if self.options.codebook_update == "ema":
             self.counts[book, code], self.sums[book, code] = 1.0, rows
+        else:
+            self.codes[book, code] = rows
 
 
 class VectorQuantisedVAE(CrossPlatformModel):

@@ -17,10 +17,11 @@ from core.tables import growing_array
 from training import checkpoints
 from training.config import Train, load
 from training.device import autocast, choose_device
+from training.features import encoded_bytes
 from training.loading import load_batches, ordered_batches
 from training.parameters import load_state, weights_hash
 from training.runs import model_path
-from training.task import Answer, Samples, Task
+from training.task import Answer, Batch, Samples, Task
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Trained:
             raise UserError(f"{path}: no such file or folder; check the path")
         samples = self.task.inputs(path, self.fitted)
         names, counts = np.unique(_names(samples), return_counts=True)
+        if not len(names):
+            raise UserError(f"{path}: holds no sample; name a file or folder with some")
         if (counts > 1).any():
             raise UserError(
                 f"{path}: {counts.max()} samples are called {names[counts.argmax()]!s}; give each a name of its own"
@@ -55,17 +58,38 @@ class Trained:
         Raises:
             UserError: A sample cannot be used.
         """
-        names = _names(samples)
-        batches = ordered_batches(len(samples), self.options.eval_batch_size)
-        loaded = load_batches(samples, batches, self.options.loader_workers, 0, "prediction")
+        names, place, options = _names(samples), 0, self.options
+        front = encoded_bytes(self.task, self.network, samples, self.device) if options.cache_features else None
+        blocks = ordered_batches(len(samples), options.eval_batch_size if front is None else options.batch_size)
+        loaded = load_batches(samples, blocks, options.loader_workers, 0, "prediction")
+        batches = self._on_device(bar(loaded, len(blocks), "prediction"))
         with torch.inference_mode():
-            for indices, batch in zip(batches, bar(loaded, len(batches), "prediction"), strict=True):
-                with autocast(self.device, self.options.precision):
-                    outputs = self.task.forward(self.network, {k: value.to(self.device) for k, value in batch.items()})
+            for batch in batches if front is None else self._encoded(batches, options.eval_batch_size):
+                with autocast(self.device, options.precision):
+                    outputs = self.task.forward(self.network, batch)
                 outputs = {
                     k: value.float().cpu() if value.is_floating_point() else value.cpu() for k, value in outputs.items()
                 }
-                yield Answer([names[index] for index in indices], outputs)
+                start, place = place, place + _count(outputs)
+                yield Answer(names[start:place], outputs)
+
+    def _on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            yield {key: value.to(self.device) for key, value in batch.items()}
+
+    def _encoded(self, blocks: Iterable[Batch], size: int) -> Iterator[Batch]:
+        """Run frozen layers in the blocks in which they ran for training, on which last bits hang; give batches."""
+        waiting: Batch = {}
+        for block in blocks:
+            with autocast(self.device, self.options.precision):
+                encoded = self.task.encode(self.network, block)
+            assert encoded is not None
+            waiting = {key: torch.cat([waiting[key], encoded[key]]) for key in encoded} if waiting else encoded
+            while _count(waiting) >= size:
+                yield {key: value[:size] for key, value in waiting.items()}
+                waiting = {key: value[size:] for key, value in waiting.items()}
+        if waiting and _count(waiting):
+            yield waiting
 
 
 def embedded(answers: Iterable[Answer], path: Path) -> Iterator[Answer]:
@@ -116,6 +140,10 @@ def open_trained(folder: Path, model: str = "", device: str = "auto") -> Trained
     load_state(network, state)
     target = choose_device(experiment.train.device)
     return Trained(task, network.to(target).eval(), fitted, experiment.train, target)
+
+
+def _count(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
 
 
 def _names(samples: Samples) -> list[str]:

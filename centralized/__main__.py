@@ -12,6 +12,7 @@ from centralized.runner import execute
 from core.commands import DefaultCommand, one_line_errors
 from reports.experiment_summary import summarise
 from reports.report import write_report
+from training import checkpoints
 from training.distributed import Group, joined
 from training.matrix import Matrix, conduct_run, open_matrix
 from training.runs import EXIT_CODES
@@ -41,6 +42,10 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. train.lr=0.01")] = None,
     setting: Annotated[Setting, typer.Option(help="One model on the pool, or one per client")] = Setting.centralized,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder")] = None,
+    accept: Annotated[
+        list[checkpoints.Acceptable] | None,
+        typer.Option("--accept", help="With --resume: go on although this is not what it was; may be given twice"),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the run folder; by default setting, seed and time")] = "",
     results: Annotated[Path, typer.Option(help="Where run folders go")] = Path("results"),
     experiment: Annotated[str, typer.Option(help="One of the `experiments` of CONFIG, in a place of its own")] = "",
@@ -55,19 +60,21 @@ def train(
     Exit codes: 0 completed, 1 failed, 2 input refused.
     """
     with one_line_errors(), joined() as group:
-        matrix = open_matrix(
-            config,
-            overrides or [],
-            setting.value,
-            experiment=experiment,
-            every=every,
-            results=results,
-            name=name,
-            resume=resume,
-            dry_run=dry_run,
-            split=split,
-            group=group,
-        )
+        checkpoints.check_accept(accept or [], resume)
+        with group.first_leads():
+            matrix = open_matrix(
+                config,
+                overrides or [],
+                setting.value,
+                experiment=experiment,
+                every=every,
+                results=results,
+                name=name,
+                resume=resume,
+                dry_run=dry_run,
+                split=split,
+                group=group,
+            )
         if matrix:
             raise typer.Exit(_conduct(matrix, setting.value, group))
         run = open_run(
@@ -82,6 +89,8 @@ def train(
             split=split,
             group=group,
         )
+        if group.leads:
+            checkpoints.accept(run.folder, accept or [])
         status = conduct(run, functools.partial(execute, group=group))
         if group.leads:
             _report(run.folder)

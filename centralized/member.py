@@ -88,6 +88,7 @@ class Member:
         )
         own = {client: digests[client] for client in clients}
         self.basis = {**basis(run.experiment, own), "processes": group.size}
+        self.accepted: dict[str, Any] = {}
 
     def train(self) -> Outcome:
         """Train to the end of the budget, load the selected weights, store them."""
@@ -152,6 +153,7 @@ class Member:
         if which == "last":
             content |= {
                 "basis": self.basis,
+                "accepted": self.accepted,
                 "epoch": self.cursor.epoch,
                 "samples": self.cursor.samples,
                 "trainer": self.trainer.state_dict(),
@@ -164,12 +166,12 @@ class Member:
         if not path.exists():
             return
         content = checkpoints.load(path, self.fingerprint)
-        checkpoints.check_basis(path, content["basis"], self.basis)
+        self.accepted = checkpoints.check_basis(path, self.run.folder, content, self.basis)
         load_state(self.network, content["state"])
         self.trainer.load_state_dict(content["trainer"])
         self.selection.load_state_dict(content["selection"])
         self.cursor = Cursor(content["epoch"], content["samples"])
-        self.run.log(f"{self.name}  goes on after epoch {self.cursor.epoch}")
+        self.run.log(f"{self.name}  goes on after epoch {self.cursor.epoch}{checkpoints.said(self.accepted)}")
 
     def _finish(self) -> Outcome:
         best = self.selection.best_step if self.options.select == "best" else 0
@@ -187,4 +189,5 @@ class Member:
             initial_sha256=self.initial,
             weights_sha256=digest,
             facts=self.task.facts(self.network),
+            accepted=self.accepted,
         )

@@ -9,6 +9,7 @@ from core.commands import one_line_errors
 from fl.engines import Engine, engine_function
 from reports.experiment_summary import summarise
 from reports.report import write_report
+from training import checkpoints
 from training.distributed import refuse_processes
 from training.matrix import conduct_run, open_matrix
 from training.runs import EXIT_CODES
@@ -25,6 +26,10 @@ def main(
         Engine, typer.Option(help="flower: an isolated `flwr run` on Ray; inprocess: the same apps in this process")
     ] = Engine.flower,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder")] = None,
+    accept: Annotated[
+        list[checkpoints.Acceptable] | None,
+        typer.Option("--accept", help="With --resume: go on although this is not what it was; may be given twice"),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the run folder; by default setting, seed and time")] = "",
     results: Annotated[Path, typer.Option(help="Where run folders go")] = Path("results"),
     experiment: Annotated[str, typer.Option(help="One of the `experiments` of CONFIG, in a place of its own")] = "",
@@ -38,6 +43,7 @@ def main(
     """
     with one_line_errors():
         refuse_processes("python -m fl")
+        checkpoints.check_accept(accept or [], resume)
         matrix = open_matrix(
             config,
             overrides or [],
@@ -66,6 +72,7 @@ def main(
             resumable=("federated",),
             split=split,
         )
+        checkpoints.accept(run.folder, accept or [])
         status = conduct(run, engine_function(engine))
         _report(run.folder)
     raise typer.Exit(EXIT_CODES[status])

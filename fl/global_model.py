@@ -53,6 +53,7 @@ class GlobalModel:
         self.selection = Selection(higher_is_better, experiment.train.early_stopping)
         self.fingerprint = checkpoints.fingerprint(experiment.task, self.network, fitted)
         self.basis = basis(experiment, digests)
+        self.accepted: dict[str, Any] = {}
         self.round, self.samples = 0, 0
         self.monitored_value: float | None = None
         # What is personal never reaches the server, so it has no whole network to score.
@@ -106,6 +107,7 @@ class GlobalModel:
             "last",
             {
                 "basis": self.basis,
+                "accepted": self.accepted,
                 "round": self.round,
                 "samples": self.samples,
                 "strategy": self.aggregator.state_dict(),
@@ -122,7 +124,7 @@ class GlobalModel:
         if not path.exists():
             return
         content = checkpoints.load(path, self.fingerprint)
-        checkpoints.check_basis(path, content["basis"], self.basis)
+        self.accepted = checkpoints.check_basis(path, self.run.folder, content, self.basis)
         self._load(content["state"])
         self.round, self.samples = content["round"], content["samples"]
         self.aggregator.load_state_dict(content["strategy"])
@@ -130,7 +132,7 @@ class GlobalModel:
         self.monitored_value = content["monitored"]
         again = [one for one in self.run.failures if one not in content["failures"]]
         self.run.failures = [*content["failures"], *again]
-        self.run.log(f"federated  goes on after round {self.round}")
+        self.run.log(f"federated  goes on after round {self.round}{checkpoints.said(self.accepted)}")
 
     def load_selected(self) -> None:
         """Load the weights that are final by `train.select`, and store the whole model."""
@@ -156,6 +158,7 @@ class GlobalModel:
             initial_sha256=self.initial,
             weights_sha256=weights_hash(self.network.state_dict()),
             facts=self.task.facts(self.network),
+            accepted=self.accepted,
         )
 
     def _path(self, which: str) -> Path:

@@ -52,6 +52,12 @@ def aggregate(strategy: Strategy, values: list[Any], samples: list[int] | None =
     return aggregator.aggregate(1, {"w": first}, updates)["w"]
 
 
+@pytest.fixture(autouse=True)
+def sender() -> None:
+    """Flower's messages, which strategies write, want a sender; a grid sets it."""
+    InProcessGrid(client_app, 1)
+
+
 # Averages
 
 

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ from pydantic import BaseModel
 from torch import nn
 
 from core.errors import UserError
-from core.files import atomic
+from core.files import atomic, read_json, write_json
+
+ACCEPTED = "accepted.json"
+
+
+class Acceptable(StrEnum):
+    """What may have changed since a checkpoint was written, where the user says so by name."""
+
+    code = "code"
+    data = "data"
 
 
 def fingerprint(task_name: str, network: nn.Module, fitted: BaseModel) -> str:
@@ -28,23 +38,56 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         torch.save(dict(content), temporary)
 
 
-def check_basis(path: Path, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Refuse to go on from a checkpoint that was made on another basis.
+def check_accept(changed: Sequence[Acceptable], resume: Path | None) -> None:
+    """Refuse to accept a change where no run goes on.
+
+    Raises:
+        UserError: `--accept` without `--resume`.
+    """
+    if changed and not resume:
+        raise UserError(f"--accept {changed[0]}: has no effect on a new run; use it with --resume RUN")
+
+
+def accept(run: Path, changed: Sequence[Acceptable]) -> None:
+    """Note in a run folder what may have changed since its last checkpoint; this holds until the next --resume."""
+    if changed or (run / ACCEPTED).exists():
+        write_json(run / ACCEPTED, [str(name) for name in changed])
+
+
+def check_basis(path: Path, run: Path, content: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuse to go on from a checkpoint that was made on another basis, unless the difference was accepted.
 
     Args:
         path: The checkpoint, for the message.
-        stored: What it was made with: hashes or numbers by name (config, data, processes).
-        current: The same of this run.
+        run: The run folder.
+        content: What the checkpoint holds: `basis`, hashes or numbers by name (config, data, code, processes), and
+            the earlier ones that were `accepted`.
+        current: The basis of this run.
+
+    Returns:
+        Name -> all earlier values that this run went on from although they were others.
 
     Raises:
         UserError: They differ; names the first that does.
     """
+    stored, past = content["basis"], dict(content.get("accepted", {}))
+    accepted = read_json(run / ACCEPTED) if (run / ACCEPTED).exists() else []
     for name, value in current.items():
-        if stored.get(name) != value:
+        if stored.get(name) == value:
+            continue
+        if name not in accepted:
+            hint = f", go on with --accept {name}" if name in list(Acceptable) else ""
             raise UserError(
                 f"{path}: made with other {name} ({str(stored.get(name))[:12]}, now {str(value)[:12]}); "
-                f"restore the {name} it was made with, or start a new run"
+                f"restore the {name} it was made with{hint}, or start a new run"
             )
+        past[name] = [*past.get(name, []), stored.get(name)]
+    return past
+
+
+def said(accepted: Mapping[str, Any]) -> str:
+    """Give the words that tell of accepted changes, for the log."""
+    return f", although made with other {' and '.join(accepted)} (--accept)" if accepted else ""
 
 
 def keep_best(folder: Path, step: int) -> None:

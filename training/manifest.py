@@ -1,7 +1,7 @@
 """manifest.json: everything a reader needs to judge, compare and repeat a run."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ class Outcome:
     initial_sha256: str
     weights_sha256: str
     facts: dict[str, Any]
+    accepted: dict[str, Any] = field(default_factory=dict)
+    """`code` or `data` -> digests of others that earlier parts of the training rest on, by --accept."""
 
 
 def skipped_steps(history: Iterable[Mapping[str, Any]]) -> int:
@@ -78,6 +80,7 @@ def manifest(
         "weights_sha256": {name: outcome.weights_sha256 for name, outcome in outcomes.items()},
         "fitted_sha256": {name: fitted_hash(outcome.fitted) for name, outcome in outcomes.items()},
         "data": dict(data),
+        "accepted": {name: outcome.accepted for name, outcome in outcomes.items() if outcome.accepted},
         "split_sha256": split,
         "seconds": seconds,
         "peak_memory_mb": peak_memory_mb(),

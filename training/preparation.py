@@ -81,8 +81,8 @@ def monitored(experiment: Experiment, task: Task, fitted: BaseModel) -> tuple[st
 
 
 def basis(experiment: Experiment, digests: Mapping[str, str]) -> dict[str, Any]:
-    """Give hashes of what a checkpoint rests on: a run goes on from it only where these are the same."""
-    return {"config": experiment.digest, "data": sha256_json(dict(digests))}
+    """Give hashes of what a checkpoint rests on: a run goes on from it only where these are the same or accepted."""
+    return {"config": experiment.digest, "data": sha256_json(dict(digests)), "code": code_digest()}
 
 
 def fitted_hash(fitted: BaseModel) -> str:

@@ -126,7 +126,7 @@ def _show(rows: Sequence[Row], done: Mapping[str, str] | None) -> None:
     primary = next((name for row in rows for name in row if name.startswith("test_") and name != "test_loss"), "")
     metric = primary.removeprefix("test_")
     scores = {f"val {metric_name(metric)}": f"best_val_{metric}", f"test {metric_name(metric)}": primary}
-    place = ["setting", *(["seed"] if len({row["seed"] for row in rows}) > 1 else []), "status"]
+    place = [*(key for key in ("setting", "seed") if len({row[key] for row in rows}) > 1), "status"]
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("experiment", *(["done"] if done is not None else []), *place, "best"):
         shown.add_column(heading, overflow="fold", no_wrap=heading != "experiment")

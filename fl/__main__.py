@@ -1,12 +1,13 @@
-"""Command line: python -m fl CONFIG [section.key=value ...]."""
+"""Command line: python -m fl CONFIG [section.key=value ...] and python -m fl verify RUN."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from core.commands import one_line_errors
+from core.commands import DefaultCommand, one_line_errors
 from fl.engines import Engine, engine_function
+from fl.verify import verify
 from reports.experiment_summary import summarise
 from reports.report import write_report
 from training import checkpoints
@@ -15,11 +16,19 @@ from training.matrix import conduct_run, open_matrix
 from training.runs import EXIT_CODES
 from training.session import conduct, open_run
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=DefaultCommand, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def main() -> None:
+    """Train without pooling data: `python -m fl CONFIG`, or run a run again and compare: `python -m fl verify RUN`.
+
+    A config that is called like a command is named with its path: `./verify`.
+    """
 
 
 @app.command()
-def main(
+def train(
     config: Annotated[Path | None, typer.Argument(help="Experiment, e.g. configs/nicheformer.yaml")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. federation.rounds=2")] = None,
     engine: Annotated[
@@ -37,7 +46,7 @@ def main(
     split: Annotated[Path | None, typer.Option(help="Go on only if the data splits as this file says")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Two batches of everything")] = False,
 ) -> None:
-    """Train one model over all clients without pooling their data.
+    """Train one model over all clients without pooling their data. The default.
 
     Exit codes: 0 completed, 1 failed, 2 input refused, 3 completed although a client failed.
     """
@@ -81,6 +90,8 @@ def main(
 def _report(folder: Path) -> None:
     print(f"report: {write_report([folder], folder)}")
 
+
+app.command()(verify)
 
 if __name__ == "__main__":
     app()

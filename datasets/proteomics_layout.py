@@ -157,6 +157,11 @@ def client_folders(data: Path) -> dict[str, dict[str, Path]]:
     return folders
 
 
+def holds_platforms(data: Path) -> bool:
+    """Tell whether a folder holds files of platforms at all; that of a server may be empty or missing."""
+    return data.is_dir() and bool(platform_files(data) or client_folders(data))
+
+
 def _refuse_placement(data: Path, placement: SamplePlacement) -> None:
     for name, value in (("client_key", placement.client_key), ("partition", placement.partition)):
         if value is not None:

@@ -10,7 +10,9 @@ from datasets.proteomics_layout import SamplePlacement
 from datasets.proteomics_steps import Missing, Scaler, Steps
 from models.joint_vae import CONFIGS, TYPES
 from models.joint_vae.options import Config
+from models.joint_vae.quantised import VectorQuantisedVAE
 from models.joint_vae.sections import choose
+from models.joint_vae.unet import DirectMapping
 from tasks._placement_options import Partition, PlacementOptions
 from training.options import DataPath, Options
 
@@ -18,6 +20,22 @@ Baseline = Literal["ridge", "knn", "wnn"]
 
 DEFAULT = Steps()
 BLOCKS = ("model", "loss_weights", "training")
+WITHOUT_POSTERIOR = {VectorQuantisedVAE.model_type, DirectMapping.model_type}
+
+
+def refuse_useless(options: Options, useless: Mapping[str, tuple[bool, str]]) -> None:
+    """Refuse options that are set although others leave them without effect.
+
+    Args:
+        options: A section.
+        useless: Option -> whether it has no effect, and what would give it one.
+
+    Raises:
+        ValueError: One is set.
+    """
+    for name, (without_effect, remedy) in useless.items():
+        if without_effect and getattr(options, name) != type(options).model_fields[name].default:
+            raise ValueError(f"{name} has no effect here; {remedy}, or leave it out")
 
 
 class Preparation(Options):
@@ -45,6 +63,21 @@ class Preparation(Options):
         if (self.normalization_scope == "given") != (self.given is not None):
             raise ValueError("normalization_scope: given and given: FILE belong together; give both or neither")
         return self
+
+    @model_validator(mode="after")
+    def _every_option_has_an_effect(self) -> "Preparation":
+        refuse_useless(self, self._useless())
+        return self
+
+    def _useless(self) -> dict[str, tuple[bool, str]]:
+        given = (self.given is not None, "the given file says how values were prepared")
+        fitted = ("missing_value_strategy", "log_a", "log_b", "epsilon", "normalization_method", "quantile_error")
+        quantiles = self.missing_value_strategy == "median" or self.normalization_method == "robust"
+        own = {
+            "epsilon": (not (self.log_a or self.log_b), "set log_a or log_b"),
+            "quantile_error": (not quantiles, "set missing_value_strategy: median or normalization_method: robust"),
+        }
+        return dict.fromkeys(fitted, given) if self.given is not None else own
 
     def steps(self, platform: str) -> Steps:
         """Give what is done to one platform."""
@@ -112,6 +145,25 @@ class JointVAEOptions(PlacementOptions):
         dumped = config.model_dump(mode="json")
         dumped["model"] = {"model_type": model_type(blocks["model"]), **dumped["model"]}
         return {**given, **{name: dumped[name] for name in BLOCKS}}
+
+    @model_validator(mode="after")
+    def _every_option_has_an_effect(self) -> "JointVAEOptions":
+        refuse_useless(self, self._useless())
+        return self
+
+    def _useless(self) -> dict[str, tuple[bool, str]]:
+        kind = model_type(self.model)
+        return {
+            "fractions": (self.split is not None, "leave out split"),
+            "split_seed": (self.split is not None and self.partition is None, "leave out split"),
+            "keep_unpaired": (self.direct, f"model_type {kind} learns from pairs: choose another type"),
+            "n_samples": (kind in WITHOUT_POSTERIOR, f"model_type {kind} has no posterior: choose another type"),
+        }
+
+    @property
+    def direct(self) -> bool:
+        """Whether the model maps one platform to the other and reconstructs neither."""
+        return model_type(self.model) == DirectMapping.model_type
 
     def config(self) -> Config:
         """Give the checked options of the network."""

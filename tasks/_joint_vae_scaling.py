@@ -54,12 +54,20 @@ def agreed_features(known: Statistics, visible: Features) -> Features:
         known: The first pass, merged.
         visible: What all clients share whose files are open here: one of a deployment sees its own only, a simulation
             everyone's, also where one client trains alone.
+
+    Raises:
+        UserError: Those who have a platform share no feature of it.
     """
     agreed = {}
     for platform in PLATFORMS:
         holders, here = known.counts["holders"][platform], visible[platform]
         shared = shared_names(known.counts[f"features_{platform}"], holders) if holders else here
         agreed[platform] = tuple(name for name in shared if name in set(here)) if here else shared
+        if (holders or here) and not agreed[platform]:
+            raise UserError(
+                f"data: clients share no feature of platform {platform}; name features alike, and check that no "
+                "client has swapped its files"
+            )
     return agreed
 
 

@@ -9,32 +9,32 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from pydantic import BaseModel
-from torch import Tensor, nn
+from torch import nn
 from torchmetrics import MetricCollection
 
 from core.errors import UserError
-from core.tables import write_table
 from datasets.placement import HELD_OUT
 from datasets.proteomics import PairedRows, Study
 from datasets.proteomics_features import Features
 from datasets.proteomics_files import read_matrix
-from datasets.proteomics_layout import PLATFORMS
+from datasets.proteomics_layout import PLATFORMS, holds_platforms
 from datasets.proteomics_scaling import Preprocessing
 from datasets.unit_splits import SPLITS
-from models.imputation.quality import latent_log_likelihood, reconstruction_error, sample_table
 from models.joint_vae import build
-from models.joint_vae.base import OTHER, CrossPlatformModel, Platform, checked
+from models.joint_vae.base import OTHER, CrossPlatformModel
+from tasks._joint_vae_answers import prepared, write_imputed
 from tasks._joint_vae_baselines import fit_baselines
 from tasks._joint_vae_options import JointVAEOptions, model_type
+from tasks._joint_vae_passes import impute, learn
 from tasks._joint_vae_scaling import Scaling, agreed_features, feature_names, fit_scaling, passed, read_scaling
 from training.imputation import PARTS, ImputationScores, RankScores
 from training.loading import InMemory
 from training.statistics import Statistics
 from training.task import Answer, Batch, ClientData, Loss, Samples
 
+FEWEST_SAMPLES = 2
 CROSSED = ("cross_a", "cross_b")
 """Each platform from the other."""
 
@@ -57,18 +57,18 @@ class JointVAETask(JointVAEOptions):
         """Name the features of a client's files, so that all can agree on those they share.
 
         Raises:
-            UserError: It has no pair of samples, and the model type learns from nothing else.
+            UserError: It has too few samples to train the model type on.
         """
-        own = self._study().own_features[client]
-        if self._direct and len(own) < len(PLATFORMS):
-            raise UserError(
-                f"{self.data}: client {client!r} has platform {', '.join(own)} only, but model_type "
-                f"{model_type(self.model)} learns from pairs; leave the client out or choose another type"
-            )
-        return feature_names(own)
+        self._refuse_untrainable(client)
+        return feature_names(self._study().own_features[client])
 
     def further_statistics(self, client: str, known: Statistics) -> Statistics:
-        """Sum up the train samples: counts, means and extremes first, then distances from what these give."""
+        """Sum up the train samples: counts, means and extremes first, then distances from what these give.
+
+        Where the scaling is given nothing is summed up, and nothing leaves the client.
+        """
+        if self.preparation.given is not None:
+            return Statistics()
         return passed(self._study(self._agreed(known)), client, known, self.preparation)
 
     def fit(self, own: Statistics, everyone: Statistics) -> Scaling:
@@ -92,7 +92,7 @@ class JointVAETask(JointVAEOptions):
     def held_out(self, fitted: BaseModel) -> InMemory | None:
         """Open the samples that belong to no client, where there are some; a server may hold no data."""
         assert isinstance(fitted, Scaling)
-        if not self.data.exists():
+        if not holds_platforms(self.data):
             return None
         if self._study(fitted.features).has_held_out:
             return self._samples(HELD_OUT, "test", fitted.features, {key: fitted.of(key) for key in PLATFORMS})
@@ -105,7 +105,7 @@ class JointVAETask(JointVAEOptions):
 
     def held_out_identities(self) -> dict[str, list[str]]:
         """Give samples and donors of the held-out set."""
-        held_out = self.data.exists() and self._study().has_held_out
+        held_out = holds_platforms(self.data) and self._study().has_held_out
         return self._study().identities(HELD_OUT)["test"] if held_out else {}
 
     def data_digest(self, client: str) -> str:
@@ -121,7 +121,7 @@ class JointVAETask(JointVAEOptions):
 
     def absent(self, client: str) -> tuple[str, ...]:
         """Give the parameters of a platform that a client does not have."""
-        lacking: list[Platform] = [key for key in OTHER if key not in self._study().own_features[client]]
+        lacking = [key for key in OTHER if key not in self._study().own_features[client]]
         return tuple(pattern for platform in lacking for pattern in self._outline.platform_parameters(platform))
 
     # Network
@@ -139,36 +139,17 @@ class JointVAETask(JointVAEOptions):
     def forward(self, network: nn.Module, batch: Batch) -> Batch:
         """Give the terms of the loss, and in evaluation reconstructions and predictions [B, D] of both platforms.
 
-        New data holds one platform only; then it is what is `predicted` of the other, and where the model type has such
-        the `latent` position and the `rebuilt` own platform.
+        New data holds one platform only; then it is what is `predicted` of the other, and where the model type has a
+        latent space the position in it as `embedding`.
         """
         assert isinstance(network, CrossPlatformModel)
         if "has_a" not in batch:
-            return self._imputed(network, batch)
-        parts = () if network.training else self._parts
-        outputs: Batch = {name: torch.zeros_like(batch[name[-1]]) for name in parts}
-        sums: dict[str, Tensor] = {}
-        counted = 0
-        for platforms, rows in _groups(batch).items():
-            count = int(rows.sum())
-            if count < (2 if network.training and platforms != "ab" else 1):
-                continue  # A lone sample of one platform among others waits for the next epoch.
-            given = (
-                network(*(batch[key][rows] for key in "ab"))
-                if platforms == "ab"
-                else network.single(batch[platforms][rows], checked(platforms))
-            )
-            counted += count
-            for name, value in given.items():
-                if name in outputs:
-                    outputs[name][rows] = value.to(outputs[name])
-                elif name.endswith("_loss"):
-                    sums[name] = sums.get(name, torch.zeros_like(value)) + value * count
-        return {**outputs, **{name: (total / counted)[None] for name, total in sums.items()}}
+            return impute(network, batch, self.n_samples, latent=not self.direct)
+        return learn(network, batch, () if network.training else self._parts)
 
     def loss(self, outputs: Batch, batch: Batch) -> Loss:
         """Give the loss that the network has computed."""
-        parts = {name: value[0] for name, value in outputs.items() if name.endswith("_loss")}
+        parts = {name: value[0] for name, value in outputs.items() if value.dim() == 1}
         return Loss(parts.pop("total_loss"), len(batch["has_a"]), parts)
 
     # Measures
@@ -208,35 +189,12 @@ class JointVAETask(JointVAEOptions):
             UserError: It lacks a feature, or it cannot be read.
         """
         assert isinstance(fitted, Scaling)
-        matrix = read_matrix(path, self.placement().columns)
-        held = {key: len(set(matrix.features) & set(fitted.of(key).features)) for key in PLATFORMS}
-        source = max(PLATFORMS, key=lambda key: held[key] / len(fitted.of(key).features))
-        columns = matrix.columns(fitted.of(source).features, source, fitted.of("b" if source == "a" else "a").features)
-        scaled = fitted.of(source).apply(matrix.values[:, columns]).astype(np.float32)
-        return InMemory({source: torch.from_numpy(scaled)}, matrix.ids.tolist())
+        return prepared(read_matrix(path, self.placement().columns), fitted)
 
     def write_answers(self, answers: Iterable[Answer], folder: Path, fitted: BaseModel) -> list[Path]:
         """Write `imputed.csv` in original units, and where there is a latent space `latent.csv` and `quality.csv`."""
         assert isinstance(fitted, Scaling)
-        kept: list[dict[str, np.ndarray]] = []
-
-        def rows() -> Iterable[Mapping[str, np.ndarray]]:
-            for one in answers:
-                names = np.asarray(one.names)
-                target = "b" if "predicted_b" in one.outputs else "a"
-                values = fitted.of(target).inverse(one.outputs[f"predicted_{target}"].double().numpy())
-                kept.append({"sample": names, **_quality(one.outputs)})
-                yield {"sample": names, **dict(zip(fitted.of(target).features, values.T, strict=True))}
-
-        written = [write_table(folder / "imputed.csv", rows())]
-        if not kept or "latent" not in kept[0]:
-            return written
-        joined = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
-        latent = {f"latent_dim_{at + 1}": column for at, column in enumerate(joined["latent"].T)}
-        written.append(write_table(folder / "latent.csv", [{"sample": joined["sample"], **latent}]))
-        table = sample_table(joined["sample"].tolist(), joined["error"], joined["likelihood"])
-        columns = {str(name): table[name].to_numpy() for name in table.columns}
-        return [*written, write_table(folder / "quality.csv", [columns])]
+        return write_imputed(answers, folder, fitted)
 
     # Words
 
@@ -271,23 +229,19 @@ class JointVAETask(JointVAEOptions):
         return self._narrower[a, b]
 
     @property
-    def _direct(self) -> bool:
-        """Whether the model maps one platform to the other and reconstructs neither."""
-        return model_type(self.model) == "res_unet"
-
-    @property
     def _parts(self) -> tuple[str, ...]:
         """What the model gives of each sample."""
-        return CROSSED if self._direct else PARTS
+        return CROSSED if self.direct else PARTS
 
     @functools.cached_property
     def _outline(self) -> CrossPlatformModel:
         """A network without weights, for the names of its parameters."""
+        width_a, width_b = (max(len(self._whole.features[platform]), 2) for platform in PLATFORMS)
         with torch.device("meta"):
-            return build(model_type(self.model), 16, 16, self.config())
+            return build(model_type(self.model), width_a, width_b, self.config())
 
     def _agreed(self, known: Statistics) -> Features:
-        visible: Features = self._whole.features if self.data.exists() else {"a": (), "b": ()}
+        visible: Features = self._whole.features if holds_platforms(self.data) else {"a": (), "b": ()}
         return agreed_features(known, visible)
 
     # Samples
@@ -311,29 +265,20 @@ class JointVAETask(JointVAEOptions):
         rows: PairedRows = self._study(features).pairs(client, split, scaling)
         return InMemory(rows.batch(), rows.names, rows.units)
 
-    def _imputed(self, network: CrossPlatformModel, batch: Batch) -> Batch:
-        source: Platform = "a" if "a" in batch else "b"
-        target, x = OTHER[source], batch[source]
-        outputs = {f"predicted_{target}": network.impute(x, source, target, n_samples=self.n_samples)}
-        if self._direct:
-            return outputs
-        rebuilt = network.impute(x, source, source)
-        return {**outputs, "latent": network.latent(x, source)[0], "rebuilt": rebuilt, "given": x}
-
-
-def _groups(batch: Batch) -> dict[str, Tensor]:
-    """Give the samples on both platforms, on a alone and on b alone."""
-    has_a, has_b = batch["has_a"], batch["has_b"]
-    return {"ab": has_a & has_b, "a": has_a & ~has_b, "b": has_b & ~has_a}
-
-
-def _quality(outputs: Batch) -> dict[str, np.ndarray]:
-    """Give latent position, reconstruction error and likelihood of each sample, where there is a latent space."""
-    if "latent" not in outputs:
-        return {}
-    latent, given, rebuilt = (outputs[name].double().numpy() for name in ("latent", "given", "rebuilt"))
-    error, likelihood = reconstruction_error(given, rebuilt), latent_log_likelihood(latent)
-    return {"latent": latent.astype(np.float32), "error": error, "likelihood": likelihood}
+    def _refuse_untrainable(self, client: str) -> None:
+        study, kind = self._study(), model_type(self.model)
+        own = study.own_features[client]
+        if self.direct and len(own) < len(PLATFORMS):
+            raise UserError(
+                f"{self.data}: client {client!r} has platform {', '.join(own)} only, but model_type {kind} learns from "
+                "pairs; leave the client out or choose another type"
+            )
+        normed = any(isinstance(module, nn.BatchNorm1d) for module in self._outline.modules())
+        if normed and len(study.rows(client, "train")) < FEWEST_SAMPLES:
+            raise UserError(
+                f"{self.data}: client {client!r} has 1 train sample, {FEWEST_SAMPLES} are needed for the statistics of "
+                "a batch; give it more, leave it out, or set model.batch_norm to false"
+            )
 
 
 TASK = JointVAETask

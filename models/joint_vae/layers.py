@@ -127,8 +127,9 @@ class SpectralLinear(nn.Module):
         plain = nn.Linear(width_in, width)
         self.weight_orig, self.bias = plain.weight, plain.bias
         for name, size in (("weight_u", width), ("weight_v", width_in)):
-            self.register_buffer(name, normalize(torch.randn(size), dim=0))
-        for _ in range(FIRST_ITERATIONS):
+            self.register_buffer(name, torch.randn(size))
+        # A network on the meta device has names and shapes only.
+        for _ in range(0 if plain.weight.is_meta else FIRST_ITERATIONS):
             self._iterate()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,87 @@
+"""New samples on one platform: which one it is, and the files that say what a network makes of them."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from core.errors import UserError
+from core.tables import write_table
+from datasets.proteomics_files import Matrix
+from datasets.proteomics_layout import PLATFORMS
+from models.imputation.quality import latent_log_likelihood, reconstruction_error, sample_table
+from tasks._joint_vae_scaling import Scaling
+from training.loading import InMemory
+from training.task import Answer
+
+Columns = dict[str, np.ndarray]
+
+
+def prepared(matrix: Matrix, scaling: Scaling) -> InMemory:
+    """Give the features [N, D] of the platform that a table holds, found by name, filled and scaled.
+
+    Raises:
+        UserError: A feature is missing, or the table could be either platform.
+    """
+    source = _platform(matrix, scaling)
+    fitted = scaling.of(source)
+    columns = matrix.columns(fitted.features, source)
+    scaled = fitted.apply(matrix.values[:, columns]).astype(np.float32)
+    return InMemory({source: torch.from_numpy(scaled)}, matrix.ids.tolist())
+
+
+def write_imputed(answers: Iterable[Answer], folder: Path, scaling: Scaling) -> list[Path]:
+    """Write `imputed.csv` in original units, batch by batch; with a latent space `latent.csv` and `quality.csv`, too.
+
+    The quality of a sample is how badly its own platform is rebuilt, and how likely its latent position is.
+    """
+    kept: list[Columns] = []
+
+    def rows() -> Iterator[Mapping[str, np.ndarray]]:
+        for one in answers:
+            names = np.asarray(one.names)
+            if "embedding" in one.outputs:
+                kept.append({"sample": names, **_quality(one)})
+            yield {"sample": names, **_original(one, scaling)}
+
+    written = [write_table(folder / "imputed.csv", rows())]
+    if not kept:
+        return written
+    joined = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
+    latent = {f"latent_dim_{at + 1}": column for at, column in enumerate(joined["latent"].T)}
+    table = sample_table(joined["sample"].tolist(), joined["error"], joined["likelihood"])
+    quality = {str(name): table[name].to_numpy() for name in table.columns}
+    return [
+        *written,
+        write_table(folder / "latent.csv", [{"sample": joined["sample"], **latent}]),
+        write_table(folder / "quality.csv", [quality]),
+    ]
+
+
+def _platform(matrix: Matrix, scaling: Scaling) -> str:
+    """Tell by its features which platform a table holds; where both name them alike, by its file name."""
+    own = set(matrix.features)
+    shares = {key: np.mean([name in own for name in scaling.of(key).features]) for key in PLATFORMS}
+    if shares["a"] != shares["b"] or not shares["a"]:
+        return max(PLATFORMS, key=lambda key: shares[key])
+    for platform in PLATFORMS:
+        if matrix.source.stem.startswith(f"platform_{platform}"):
+            return platform
+    raise UserError(
+        f"{matrix.source}: its features are those of both platforms; call the file platform_a.csv or platform_b.csv"
+    )
+
+
+def _original(one: Answer, scaling: Scaling) -> Columns:
+    """Give predicted features in units of the data, by name."""
+    target = next(key for key in PLATFORMS if f"predicted_{key}" in one.outputs)
+    values = scaling.of(target).inverse(one.outputs[f"predicted_{target}"].double().numpy())
+    return dict(zip(scaling.of(target).features, values.T, strict=True))
+
+
+def _quality(one: Answer) -> Columns:
+    """Give latent position, reconstruction error and likelihood of each sample."""
+    latent, given, rebuilt = (one.outputs[name].double().numpy() for name in ("embedding", "given", "rebuilt"))
+    error, likelihood = reconstruction_error(given, rebuilt), latent_log_likelihood(latent)
+    return {"latent": latent.astype(np.float32), "error": error, "likelihood": likelihood}

@@ -1,0 +1,80 @@
+"""Batches in which some samples were measured on both platforms and some on one, through a network."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.joint_vae.base import OTHER, CrossPlatformModel, Platform, Tensors, checked, evaluating
+from training.task import Batch
+
+
+def learn(network: CrossPlatformModel, batch: Batch, parts: Sequence[str]) -> Batch:
+    """Give the terms of the loss, [1] each, and what the network says of the samples.
+
+    Samples on both platforms and on each alone go through the network group by group. A term that a group lacks counts
+    nothing for its samples, so that weighted terms still add up to the total.
+
+    Args:
+        network: In training or evaluation mode.
+        batch: `a` and `b` [B, D], `has_a` and `has_b` [B].
+        parts: Outputs wanted, such as `cross_a`, [B, D] each; zeros where a sample has none.
+    """
+    outputs: Batch = {part: torch.zeros_like(batch[part[-1]]) for part in parts}
+    sums: Tensors = {}
+    count = len(batch["has_a"])
+    for platforms, rows in _groups(batch).items():
+        size = int(rows.sum())
+        if not size:
+            continue
+        # A lone sample has no batch statistics of its own; where it is the whole batch, the network refuses it.
+        with _running_statistics(network) if size == 1 < count else contextlib.nullcontext():
+            given = _pass(network, batch, platforms, rows)
+        for name, value in given.items():
+            if name in outputs:
+                outputs[name][rows] = value.to(outputs[name])
+            elif value.dim() == 0:
+                sums[name] = sums[name] + value * size if name in sums else value * size
+    return {**outputs, **{name: (total / count)[None] for name, total in sums.items()}}
+
+
+def impute(network: CrossPlatformModel, batch: Batch, n_samples: int, *, latent: bool) -> Batch:
+    """Predict the platform that new samples lack, [B, D].
+
+    Args:
+        network: A trained one.
+        batch: `a` or `b` alone, [B, D].
+        n_samples: Draws from the posterior to average; 0 takes its mean.
+        latent: Whether to give the position in the latent space as `embedding`, the own platform as `rebuilt` from it,
+            and as `given`, too.
+    """
+    source = checked(next(iter(batch)))
+    x, target = batch[source], OTHER[source]
+    outputs = {f"predicted_{target}": network.impute(x, source, target, n_samples=n_samples)}
+    if not latent:
+        return outputs
+    rebuilt = network.impute(x, source, source)
+    return {**outputs, "embedding": network.latent(x, source)[0], "rebuilt": rebuilt, "given": x}
+
+
+def _groups(batch: Batch) -> dict[tuple[Platform, ...], Tensor]:
+    """Give the samples on both platforms, on a alone and on b alone."""
+    has_a, has_b = batch["has_a"], batch["has_b"]
+    return {("a", "b"): has_a & has_b, ("a",): has_a & ~has_b, ("b",): has_b & ~has_a}
+
+
+def _pass(network: CrossPlatformModel, batch: Batch, platforms: Sequence[Platform], rows: Tensor) -> Tensors:
+    if len(platforms) == 1:
+        return network.single(batch[platforms[0]][rows], platforms[0])
+    given: Tensors = network(*(batch[platform][rows] for platform in platforms))
+    return given
+
+
+@contextlib.contextmanager
+def _running_statistics(network: nn.Module) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                stack.enter_context(evaluating(module))
+        yield

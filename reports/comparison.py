@@ -1,8 +1,9 @@
 """Several runs side by side: what federation cost, what joining gained, and for whom."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from core.errors import UserError
 from reports.bootstrap import difference_interval, mean_interval, recomputed
@@ -13,7 +14,11 @@ from reports.stored import predicted_on
 
 MAIN = 4
 """Metrics beside the loss that have room in a table."""
-KNOWN = ("accuracy", "balanced_accuracy", "f1_macro", "spearman", "pearson", "r2", "mse", "mae")
+KNOWN = (
+    *("accuracy", "balanced_accuracy", "f1_macro", "spearman", "pearson", "r2", "mse", "mae"),
+    *("f1", "iou", "precision", "recall", "image_f1", "image_iou", "object_f1", "object_precision", "object_recall"),
+    *("cross_corr_mean", "cross_a_corr_mean", "cross_b_corr_mean", "cross_a_r2", "cross_b_r2"),
+)
 """In the order in which tables name them; others follow by name."""
 SAME = 1e-3
 """How far a metric may be from what predictions give, relative to 1 or itself, to have an interval from them."""
@@ -35,8 +40,8 @@ class Headline:
     """Metric -> lowest and highest over the clients' models and seeds, where there are several models."""
     models: tuple[int, int]
     """Models (in a mean: clients) with a defined primary metric, and all of them, over all seeds."""
-    interval: Interval | None
-    """Of the primary metric, over test samples."""
+    intervals: dict[str, Interval]
+    """Metric -> interval over test samples, for the metrics that follow from the stored predictions."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +231,7 @@ def _headline(
         counts={name: [one for record in records for one in setting_values(record, data, name)] for name in counts},
         ranges=ranges,
         models=(sum(not math.isnan(value) for value in every), len(every)),
-        interval=mean_interval(_common_predictions(records, data, primary), primary),
+        intervals=_intervals(records, data, metrics),
     )
 
 
@@ -251,19 +256,21 @@ def _client_mean(setting: str, records: list[RunRecord], metrics: list[str], pri
         counts={},
         ranges={},
         models=(sum(not math.isnan(value) for value in every), len(every)),
-        interval=None,
+        intervals={},
     )
 
 
-def _common_predictions(records: Sequence[RunRecord], data: str, metric: str) -> list[Predicted | None]:
-    models = [(record, model) for record in records for model in (record.models if data == "held_out" else [""])]
-    return [_faithful(record, model or record.setting, data, metric) for record, model in models]
+def _intervals(records: Sequence[RunRecord], data: str, metrics: Sequence[str]) -> dict[str, Interval]:
+    models = [(one, model) for one in records for model in (one.models if data == "held_out" else [one.setting])]
+    stored = [(record.row(model, data), predicted_on(record, model, data)) for record, model in models]
+    found = {metric: mean_interval([_faithful(*one, metric) for one in stored], metric) for metric in metrics}
+    return {metric: interval for metric, interval in found.items() if interval}
 
 
-def _faithful(record: RunRecord, model: str, data: str, metric: str) -> Predicted | None:
+def _faithful(row: Mapping[str, Any] | None, predicted: Predicted | None, metric: str) -> Predicted | None:
     """Give stored predictions, or None where the metric that the run reports does not follow from them."""
-    predicted, reported = predicted_on(record, model, data), record.value(model, data, metric)
-    if predicted is None or math.isnan(reported):
+    reported = row["metrics"].get(metric) if row else None
+    if predicted is None or reported is None or math.isnan(reported):
         return None
     return predicted if abs(recomputed(predicted, metric) - reported) <= SAME * max(1, abs(reported)) else None
 
@@ -275,7 +282,8 @@ def _client_row(
         return Spread(tuple(record.value(record.model_of(client), client, metric) for record in records))
 
     def predicted(records: Sequence[RunRecord]) -> list[Predicted | None]:
-        return [_faithful(record, record.model_of(client), client, metric) for record in records]
+        owners = [(record, record.model_of(client)) for record in records]
+        return [_faithful(one.row(model, client), predicted_on(one, model, client), metric) for one, model in owners]
 
     def counted(records: Sequence[RunRecord]) -> dict[str, list[float]]:
         return {name: [one.value(one.model_of(client), client, name) for one in records] for name in counts}

@@ -13,15 +13,17 @@ from reports.comparison import Comparison
 from reports.predicted import Predicted
 from reports.run_folder import RunRecord
 from reports.stored import read_predicted
+from reports.thresholds import threshold_rows
 from reports.units import unit_rows
 
 
 def write_exports(comparison: Comparison, out: Path) -> None:
-    """Write per_class.csv (or per_gene.csv), predictions.csv and units.csv, each where there is something in it."""
+    """Write per_class.csv (or per_gene.csv), predictions.csv, units.csv and threshold_metrics.csv, where not empty."""
     noun = next((record.axis for record in comparison.scored), "class")
     write_csv(out / f"per_{noun}.csv", pd.DataFrame(axis_rows(comparison)))
     write_csv(out / "predictions.csv", prediction_table(comparison))
     write_csv(out / "units.csv", pd.DataFrame(unit_rows(comparison)))
+    write_csv(out / "threshold_metrics.csv", pd.DataFrame(threshold_rows(comparison)))
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from reports.numbers import amount
+from reports.outcomes import miscounted
 from reports.run_folder import SETTINGS, RunRecord
 from reports.stored import predicted_on
 
@@ -109,10 +110,13 @@ def _total(value: Any) -> int:
 
 
 def _prediction_warnings(record: RunRecord) -> list[str]:
-    wrong = [f"{row['model']} on {row['data']}" for row in record.rows if not _agrees(record, row)]
-    if not wrong:
-        return []
-    return [f"{record.label}: stored predictions give other results than reported: {', '.join(wrong)}."]
+    texts = {
+        "stored predictions give other results than reported": [
+            f"{row['model']} on {row['data']}" for row in record.rows if not _agrees(record, row)
+        ],
+        "the stored counts tp, fp and fn are not those of the stored pixels": miscounted(record),
+    }
+    return [f"{record.label}: {text}: {', '.join(wrong)}." for text, wrong in texts.items() if wrong]
 
 
 def _agrees(record: RunRecord, row: Mapping[str, Any]) -> bool:

@@ -23,7 +23,39 @@ METRIC_NAMES = {
     "pearson": "Pearson",
     "samplewise_spearman": "Spearman within samples",
     "baseline_mse": "MSE of the baseline",
+    "image_f1": "F1, mean over images",
+    "image_iou": "IoU, mean over images",
+    "object_f1": "F1 of objects",
+    "object_precision": "precision of objects",
+    "object_recall": "recall of objects",
+    "empty_targets": "share of images without foreground",
+    "best_f1": "F1 at the threshold that is best on this very set (optimistic)",
+    "best_threshold": "threshold that is best on this very set",
+    "bce": "binary cross-entropy",
+    "dice_loss": "Dice loss",
+    "cross_corr": "cross-platform correlation",
+    "cross_corr_mean": "mean cross-platform correlation",
+    "cross_r2": "cross-platform R²",
+    "cross_spearman": "cross-platform Spearman",
+    "cross_spearman_mean": "mean cross-platform Spearman",
 }
+PARTS = {"cross_a": "A from B", "cross_b": "B from A", "recon_a": "A from itself", "recon_b": "B from itself"}
+"""Of two platforms, what is predicted from what."""
+SCORES = {
+    "r2": "R² of all values",
+    "corr": "correlation of all values",
+    "mse": "MSE",
+    "corr_mean": "mean correlation",
+    "corr_median": "median correlation",
+    "mean_feature_r2": "mean R² of features",
+    "median_feature_r2": "median R² of features",
+    "frac_r2_above_0.5": "share of features with R² above 0.5",
+    "frac_r2_above_0.7": "share of features with R² above 0.7",
+    "samplewise_corr_mean": "correlation within samples",
+    "spearman_mean": "mean Spearman",
+    "samplewise_spearman_mean": "Spearman within samples",
+}
+"""Of each of them."""
 
 
 @dataclass(frozen=True)
@@ -109,4 +141,7 @@ def data_size(count: float) -> str:
 
 def metric_name(metric: str) -> str:
     """Write a metric as the field does."""
+    part, score = metric[:7], metric[8:]
+    if part in PARTS and score:
+        return f"{PARTS[part]}: {SCORES.get(score, score.replace('_', ' '))}"
     return METRIC_NAMES.get(metric, metric.replace("_", " "))

@@ -17,6 +17,7 @@ from reports.honesty import failures
 from reports.numbers import metric_name
 from reports.run_folder import RunRecord
 from reports.tables import DATA_NAMES, Cell, Table, client_table, cost_table, data_table, further_table, headline_table
+from reports.thresholds import threshold_table
 from reports.units import unit_table
 from reports.verdict import verdict
 
@@ -27,6 +28,13 @@ CAPTIONS = {
     "per_client_curves": "Validation per client during training.",
     "true_against_predicted": "The best and the worst, with the score. The line: prediction equals truth.",
     "cross_site": "Every model on every test set. The diagonal of the clients' models is the local setting.",
+    "precision_recall": "Precision against recall over all thresholds. Marker: the threshold used. Grey: equal F1.",
+    "f1_by_threshold": "F1 at every threshold. Marker, dashed line: the threshold used. Local: mean over its models.",
+    "images": (
+        "The best, the median and the worst image of each setting by the F1 of the image; first seed, on the test set "
+        "that the verdict speaks of. Of several local models the one with the middle score. Images with nothing to "
+        "find and nothing found are left out."
+    ),
     "bytes_per_round": "Bytes exchanged per round, all clients together.",
 }
 CURVE_NOTE = (
@@ -83,6 +91,7 @@ def render(comparison: Comparison, warnings: Sequence[str], pictures: Mapping[st
         noun=scores.noun if scores else "",
         axis=axis_table(scores, comparison) if scores else Table([]),
         units=unit_table(comparison),
+        thresholds=threshold_table(comparison),
         cost=cost_table(costs(comparison.records)),
         data=_data(comparison),
         environment=_environment(comparison),
@@ -120,8 +129,9 @@ def _tiles(comparison: Comparison) -> list[Tile]:
         line = comparison.line(setting, comparison.main_data)
         if line:
             where = f"{metric_name(comparison.primary)}, {DATA_NAMES[line.data]}"
-            interval = f"\n95 % interval {line.interval.text()}" if line.interval else ""
-            tiles.append(Tile(setting, LABELS[setting], line.scores[comparison.primary].text(), where + interval))
+            interval = line.intervals.get(comparison.primary)
+            small = where + (f"\n95 % interval {interval.text()}" if interval else "")
+            tiles.append(Tile(setting, LABELS[setting], line.scores[comparison.primary].text(), small))
     return tiles
 
 
@@ -139,6 +149,8 @@ def _sections(pictures: Mapping[str, bytes]) -> dict[str, list[Picture]]:
     return {
         "client_pictures": chosen("per_client_bars", "per_client_gain"),
         "axis_pictures": chosen(*axes),
+        "threshold_pictures": chosen("precision_recall", "f1_by_threshold"),
+        "image_pictures": chosen("images"),
         "curve_pictures": chosen(*curves, "per_client_curves"),
         "confusion_pictures": chosen(*matrices),
         "cross_site_pictures": chosen("cross_site"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from reports.axis_plots import axis_plots
 from reports.comparison import ClientRow, Comparison, CrossSite
@@ -25,7 +25,9 @@ from reports.drawing import (
     single,
 )
 from reports.numbers import NOT_RUN, Spread, metric_name, number
+from reports.outcome_plots import outcome_plots
 from reports.run_folder import RunRecord
+from reports.threshold_plots import threshold_plots
 
 MAX_PANELS = 24
 
@@ -49,7 +51,8 @@ def plots(comparison: Comparison) -> dict[str, Figure]:
     federated = groups.get("federated", [])
     if bytes_per_step(federated, "bytes_up")[0]:
         figures["bytes_per_round"] = bytes_per_round(federated)
-    return figures | axis_plots(comparison) | confusion_matrices(comparison)
+    figures |= axis_plots(comparison) | confusion_matrices(comparison)
+    return figures | threshold_plots(comparison) | outcome_plots(comparison)
 
 
 def groups_of(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
@@ -90,6 +93,8 @@ def learning_rate_curve(groups: dict[str, list[RunRecord]]) -> Figure:
     drawn = [value for line in axes.get_lines() for value in np.asarray(line.get_ydata()) if value > 0]
     if drawn and max(drawn) >= 10 * min(drawn):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     elif drawn:
         axes.set_ylim(0, max(drawn) * 1.08)
     axes.set(xlabel=axis_label(everyone), ylabel="learning rate")

@@ -118,7 +118,7 @@ def long_rows(comparison: Comparison) -> list[dict[str, Any]]:
     rows = []
     for line in comparison.headline:
         for metric, spread in line.scores.items():
-            interval = line.interval if metric == comparison.primary else None
+            interval = line.intervals.get(metric)
             who = {"setting": line.setting, "model": _model_name(line), "data": line.data, "metric": metric}
             rows.append(_long("headline", who, spread, interval, line.support, line.ranges.get(metric)))
         for name, values in line.counts.items():
@@ -178,7 +178,7 @@ def _headline_cell(line: Headline, metric: str, primary: str) -> Cell:
     spread = line.scores[metric]
     if math.isnan(spread.mean):
         return Cell(spread.text(), "muted")
-    small = [line.interval.text()] if line.interval and metric == primary else []
+    small = [line.intervals[metric].text()] if metric in line.intervals else []
     if metric in line.ranges:
         low, high = line.ranges[metric]
         small.append(f"models {number(low)} to {number(high)}")
@@ -224,9 +224,9 @@ def _client_note(comparison: Comparison, price: bool, gain: bool) -> str:
 def _headline_note(comparison: Comparison) -> str:
     seeds = len({record.seed for record in comparison.scored})
     notes = [f"Mean ± standard deviation over {seeds} seeds." if seeds > 1 else "One seed."]
-    if any(line.interval for line in comparison.headline):
+    if any(line.intervals for line in comparison.headline):
         notes.append(f"In brackets the bootstrap 95 % interval over {_drawn(comparison)}.")
-    elif comparison.headline:
+    if comparison.headline and not any(comparison.primary in line.intervals for line in comparison.headline):
         notes.append(_no_interval(comparison))
     if "local" in comparison.settings:
         notes.append("Local: on the held-out set the mean over the clients' models with their range; on the clients' ")
@@ -251,8 +251,9 @@ def _no_interval(comparison: Comparison) -> str:
 def _drawn(comparison: Comparison) -> str:
     """Say what the intervals draw again and again."""
     lines, rows = comparison.headline, comparison.per_client
-    intervals = [line.interval for line in lines] + [one for row in rows for one in row.intervals.values()]
-    over = sorted({interval.over for interval in intervals if interval})
+    intervals = [one for line in lines for one in line.intervals.values()]
+    intervals += [one for row in rows for one in row.intervals.values() if one]
+    over = sorted({interval.over for interval in intervals})
     whole = " (all samples of a unit are drawn together)" if "biological units" in over else ""
     return f"{' or '.join(over)}{whole}"
 

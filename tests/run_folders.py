@@ -119,10 +119,10 @@ def write_nuclei(folder: Path, setting: str, seed: int = 0, crops: int = 6, **ch
             names = sample_names(data, len(target))
             stored[model, data] = {"sample": names, "unit": unit, "target": target, "predicted": guess}
             stored[model, data]["scores"] = probabilities.astype(np.float32)
-    rows = [_row(place, scores((one["target"], one["predicted"]), CLASSES)) for place, one in stored.items()]
+    rows = [score_row(place, scores((one["target"], one["predicted"]), CLASSES)) for place, one in stored.items()]
     own = [stored[client if setting == "local" else setting, client] for client in CLIENTS]
     pooled = tuple(np.concatenate([one[key] for one in own]) for key in ("target", "predicted"))
-    rows.append(_row((setting, "pooled"), scores((pooled[0], pooled[1]), CLASSES)))
+    rows.append(score_row((setting, "pooled"), scores((pooled[0], pooled[1]), CLASSES)))
     head = {"primary": "f1_macro", "classes": CLASSES, "clients": CLIENTS, "axis": "class"}
     directions = {"loss": False, "accuracy": True, "f1_macro": True}
     return write_folder(
@@ -144,10 +144,10 @@ def write_genes(folder: Path, setting: str, seed: int = 0, genes: int = 4, tiles
             unit = np.array([f"patient {number}" for number in np.arange(SIZE[data]).repeat(tiles)])
             values = {"target": target.astype(np.float32), "predicted": (strength * target + noise).astype(np.float32)}
             stored[model, data] = {"sample": sample_names(data, len(target)), "unit": unit, **values}
-    rows = [_row(place, gene_scores(one["target"], one["predicted"])) for place, one in stored.items()]
+    rows = [score_row(place, gene_scores(one["target"], one["predicted"])) for place, one in stored.items()]
     own = [stored[client if setting == "local" else setting, client] for client in CLIENTS]
     pooled = [np.concatenate([one[key] for one in own]) for key in ("target", "predicted")]
-    rows.append(_row((setting, "pooled"), gene_scores(pooled[0], pooled[1])))
+    rows.append(score_row((setting, "pooled"), gene_scores(pooled[0], pooled[1])))
     head = {"primary": "spearman", "classes": names, "clients": CLIENTS, "axis": "gene"}
     directions = {"loss": False, "spearman": True, "pearson": True, "mse": False}
     return write_folder(
@@ -224,7 +224,7 @@ def edit(path: Path, **changes: Any) -> None:
     _json(path, {**json.loads(path.read_text()), **changes})
 
 
-def _row(place: tuple[str, str], scored: Mapping[str, Any]) -> dict[str, Any]:
+def score_row(place: tuple[str, str], scored: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": place[0], "data": place[1], "split": "test", **scored}
 
 

@@ -356,7 +356,7 @@ def test_running_and_degraded_runs_have_a_report(tmp_path: Path) -> None:
     page = write_report([running, degraded], tmp_path / "out").read_text()
     assert "not finished" in page and "Gene by gene" in page
     line = compared([degraded]).line("federated", "pooled")
-    assert line is not None and line.interval is None
+    assert line is not None and line.intervals == {}
 
 
 def test_skipped_steps_and_processes_are_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ test: $(VENV)/installed lint
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy core models datasets training tasks reports centralized fl compare.py benchmarks
+	$(VENV)/bin/mypy core models datasets training tasks reports centralized fl compare.py tune.py benchmarks
 	$(VENV)/bin/lint-imports
 
 # torch first: its version decides which of its many builds pip takes.

@@ -16,7 +16,7 @@ from reports.report import write_report
 from training.config import Experiment, load
 from training.distributed import refuse_processes
 from training.matrix import Matrix, Place, open_matrix
-from training.runs import EXIT_CODES, Run, Setting, default_name
+from training.runs import EXIT_CODES, Run, Setting, check_name, default_name
 from training.session import DRY_RUN, conduct, task_stem
 from training.split_file import check_split
 
@@ -114,7 +114,7 @@ def _ended(folder: Path) -> int | None:
 
 
 def _new_folder(parent: Path, name: str) -> Path:
-    folder = parent / (name or default_name("compare"))
+    folder = parent / (check_name(name) or default_name("compare"))
     if folder.exists():
         raise UserError(f"{folder}: this folder exists; choose another --name, or go on with --resume {folder}")
     return folder

@@ -118,6 +118,8 @@ def _folder(request: dict[str, Any], context: Context) -> Path:
     """Give the folder of this run: the run folder, or its namesake in the workspace of a deployed node."""
     run = Path(request["folder"])
     workspace = context.node_config.get("workspace")
+    if run.name in ("", ".."):
+        raise UserError(f"{request['folder']!r}: the server's run folder has no name; nothing is written here")
     return Path(str(workspace)) / run.name if workspace else run
 
 

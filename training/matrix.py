@@ -18,7 +18,7 @@ from training.config import Experiment, experiment_names, load
 from training.distributed import ALONE, Group
 from training.experiments import SUPERSEDED
 from training.preparation import check_names
-from training.runs import EXIT_CODES, FollowingRun, Run, Setting, Status, exit_code_of
+from training.runs import EXIT_CODES, FollowingRun, Run, Setting, Status, check_name, exit_code_of
 from training.session import DRY_RUN, conduct, task_stem
 from training.split_file import check_split
 
@@ -132,7 +132,7 @@ def open_matrix(
         raise UserError(f"{config}: --all: lists no experiments; add `experiments:` or leave out --all")
     values = [*overrides, *DRY_RUN] if dry_run else list(overrides)
     experiments = [load(config, values, experiment=one) for one in names]
-    stem = name or f"{'dry-run__' if dry_run else ''}{config.stem}"
+    stem = check_name(name) or f"{'dry-run__' if dry_run else ''}{config.stem}"
     folder = results / task_stem(experiments[0]) / stem / setting
     return Matrix([Place(one, folder / one.experiment) for one in experiments], folder, split, any_seed)
 

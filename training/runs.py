@@ -48,8 +48,9 @@ class Run:
         """Start a run in a new folder.
 
         Raises:
-            UserError: The folder exists or cannot be written.
+            UserError: The folder exists, is a link, or cannot be written.
         """
+        _refuse_links(folder)
         if folder.is_dir() and any(folder.iterdir()):
             raise UserError(f"{folder}: this run folder exists; choose another --name, or go on with --resume {folder}")
         run = cls(folder, experiment, setting)
@@ -63,8 +64,9 @@ class Run:
         """Reopen a run that was cut off, with the config it was started with.
 
         Raises:
-            UserError: It is no run folder, of another setting, or already complete.
+            UserError: It is no run folder, of another setting, already complete, or holds links.
         """
+        _refuse_links(folder)
         if not (folder / "status.json").is_file():
             raise UserError(f"{folder}: no run folder, it holds no status.json; name one of results/<task>/")
         status = read_json(folder / "status.json")
@@ -254,6 +256,24 @@ def model_path(folder: Path, member: str | None = None) -> Path:
 def exit_code_of(error: BaseException) -> int:
     """Give the exit code of a command that an exception ended."""
     return 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def check_name(name: str) -> str:
+    """Give a --name back.
+
+    Raises:
+        UserError: It is no plain name, such as one that leads out of its folder.
+    """
+    if name and not re.fullmatch(r"\w[\w .+-]*", name):
+        raise UserError(f"--name {name!r}: not a plain folder name; use letters, digits and . _ - +, and --results")
+    return name
+
+
+def _refuse_links(folder: Path) -> None:
+    """A run writes into files of its own: never through a link to others. `results` itself may be a link."""
+    for path in [folder, *(sorted(folder.iterdir()) if folder.is_dir() else [])]:
+        if path.is_symlink():
+            raise UserError(f"{path}: a link, and a run writes to files of its own; put what it points to in its place")
 
 
 def _values(where: list[Any], entry: Mapping[str, Any]) -> Iterable[list[Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from core.errors import UserError, one_line
 from training.config import Experiment, load
 from training.distributed import ALONE, Group
-from training.runs import FollowingRun, Run, Setting, Status, default_name
+from training.runs import FollowingRun, Run, Setting, Status, check_name, default_name
 from training.split_file import check_split
 
 DRY_RUN = ("train.limit_batches=2", "train.epochs=1", "federation.rounds=1", "federation.local_epochs=1")
@@ -47,7 +47,7 @@ def _open_run(
     experiment = load(config, [*overrides, *DRY_RUN] if dry_run else overrides)
     if split:
         check_split(split, experiment)
-    name = name or run_name(experiment, setting, processes, dry_run=dry_run)
+    name = check_name(name) or run_name(experiment, setting, processes, dry_run=dry_run)
     return Run.create(results / task_stem(experiment) / name, experiment, setting)
 
 

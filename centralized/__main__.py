@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from centralized.importance import importance
 from centralized.predict import predict
 from centralized.runner import execute
 from core.commands import DefaultCommand, one_line_errors
@@ -110,6 +111,7 @@ def _report(folder: Path) -> None:
 
 
 app.command()(predict)
+app.command()(importance)
 
 if __name__ == "__main__":
     app()

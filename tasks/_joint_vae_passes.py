@@ -58,6 +58,19 @@ def impute(network: CrossPlatformModel, batch: Batch, n_samples: int, *, latent:
     return {**outputs, "embedding": network.latent(x, source)[0], "rebuilt": rebuilt, "given": x}
 
 
+class Imputer(nn.Module):
+    """The way through a trained network from one platform to the other."""
+
+    def __init__(self, network: CrossPlatformModel, source: Platform, target: Platform, n_samples: int) -> None:
+        """Take the network, the direction, and how many draws from the posterior to average; 0 takes its mean."""
+        super().__init__()
+        self.network, self.source, self.target, self.n_samples = network, source, target, n_samples
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give [N, D_target] of [N, D_source]."""
+        return self.network.impute(x, self.source, self.target, n_samples=self.n_samples)
+
+
 def _groups(batch: Batch) -> dict[tuple[Platform, ...], Tensor]:
     """Give the samples on both platforms, on a alone and on b alone."""
     has_a, has_b = batch["has_a"], batch["has_b"]

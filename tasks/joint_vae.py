@@ -23,16 +23,16 @@ from datasets.proteomics_layout import PLATFORMS, holds_platforms
 from datasets.proteomics_scaling import Preprocessing
 from datasets.unit_splits import SPLITS
 from models.joint_vae import build
-from models.joint_vae.base import OTHER, CrossPlatformModel
+from models.joint_vae.base import OTHER, CrossPlatformModel, checked
 from tasks._joint_vae_answers import prepared, write_imputed
 from tasks._joint_vae_baselines import fit_baselines
 from tasks._joint_vae_options import JointVAEOptions, model_type
-from tasks._joint_vae_passes import impute, learn
+from tasks._joint_vae_passes import Imputer, impute, learn
 from tasks._joint_vae_scaling import Scaling, agreed_features, feature_names, fit_scaling, passed, read_scaling
 from training.imputation import PARTS, ImputationScores, RankScores
 from training.loading import InMemory
 from training.statistics import Statistics
-from training.task import Answer, Batch, ClientData, Loss, Samples
+from training.task import Answer, Batch, ClientData, Loss, Samples, TableToTable
 
 FEWEST_SAMPLES = 2
 CROSSED = ("cross_a", "cross_b")
@@ -195,6 +195,14 @@ class JointVAETask(JointVAEOptions):
         """Write `imputed.csv` in original units, and where there is a latent space `latent.csv` and `quality.csv`."""
         assert isinstance(fitted, Scaling)
         return write_imputed(answers, folder, fitted)
+
+    def table_to_table(self, network: nn.Module, samples: Batch, fitted: BaseModel) -> TableToTable:
+        """Give the map from the platform that new samples hold to the other, in scaled units."""
+        assert isinstance(network, CrossPlatformModel) and isinstance(fitted, Scaling)
+        ((source, values),) = samples.items()
+        target = OTHER[checked(source)]
+        mapping = Imputer(network, checked(source), target, self.n_samples)
+        return TableToTable(mapping, values, fitted.of(source).features, fitted.of(target).features)
 
     # Words
 

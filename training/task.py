@@ -74,6 +74,20 @@ class Answer:
     outputs: Batch
 
 
+@dataclass(frozen=True)
+class TableToTable:
+    """A network as a map from named numbers to named numbers, and new samples for it."""
+
+    network: nn.Module
+    """Gives [N, O] for [N, I], each row by itself and with gradients."""
+    values: Tensor
+    """The samples, [N, I]."""
+    inputs: Sequence[str]
+    """Names of the I columns that go in."""
+    outputs: Sequence[str]
+    """Names of the O columns that come out."""
+
+
 class Task(Options):
     """A learning problem. Its fields are the options of the YAML; its methods are all that a setting calls."""
 
@@ -261,6 +275,14 @@ class Task(Options):
         """
         rows = ({"sample": np.asarray(one.names), **self.columns(one.outputs, fitted)} for one in answers)
         return [write_table(folder / "predictions.csv", rows)]
+
+    def table_to_table(self, network: nn.Module, samples: Batch, fitted: BaseModel) -> TableToTable:
+        """See a trained network and new samples as a map between tables, to attribute outputs to inputs.
+
+        Raises:
+            UserError: What goes in or comes out is no table of named numbers.
+        """
+        raise UserError(f"importance: inputs of {type(self).__name__} are no table of features; use predict")
 
     # Words
 

@@ -4,7 +4,7 @@ A graph is built once for a block of samples and serves many outputs, where attr
 for each output. Rows must be independent of each other: put the network in evaluation mode.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -65,7 +65,7 @@ def importance(
     blocks = []
     for first in range(0, len(outputs), OUTPUTS_AT_ONCE):
         block = outputs[first : first + OUTPUTS_AT_ONCE]
-        blocks.append(_median(attributions(impute, x_NI, baseline_I, block, method, steps, seed)))
+        blocks.append(median_size(attributions(impute, x_NI, baseline_I, block, method, steps, seed)))
     return torch.cat(blocks, dim=1)
 
 
@@ -87,7 +87,7 @@ def attributions(
     impute: Impute,
     x_NI: Tensor,
     baseline_I: Tensor,
-    outputs: range,
+    outputs: Sequence[int],
     method: Method = "integrated_gradients",
     steps: int = 50,
     seed: int = 42,
@@ -125,7 +125,7 @@ def _quadrature(steps: int, rows: int, like: Tensor) -> tuple[Tensor, Tensor]:
     return along_S[:, None].expand(steps, rows), torch.from_numpy(weights / 2).to(like)
 
 
-def _gradients(impute: Impute, points_MI: Tensor, outputs: range) -> Iterator[Tensor]:
+def _gradients(impute: Impute, points_MI: Tensor, outputs: Sequence[int]) -> Iterator[Tensor]:
     """Give, output by output, its gradient at each point, [M, I]; one graph serves all."""
     points_MI = points_MI.detach().requires_grad_()
     with torch.enable_grad():
@@ -135,7 +135,7 @@ def _gradients(impute: Impute, points_MI: Tensor, outputs: range) -> Iterator[Te
         yield gradient_MI
 
 
-def _deeplift(impute: Impute, rows_MI: Tensor, baseline_I: Tensor, outputs: range) -> Tensor:
+def _deeplift(impute: Impute, rows_MI: Tensor, baseline_I: Tensor, outputs: Sequence[int]) -> Tensor:
     """Give attributions by the rescale rule and check that they add up to the change of the output, [M, I, outputs]."""
     if not isinstance(impute, nn.Module):
         raise UserError("importance_method = 'deeplift': needs a network of modules; use integrated_gradients")
@@ -177,5 +177,6 @@ def _slope(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor
     return torch.where(small, after, line + (after - line).detach())
 
 
-def _median(found_NIO: Tensor) -> Tensor:
+def median_size(found_NIO: Tensor) -> Tensor:
+    """Give the median over samples of the absolute attribution, [I, outputs], on the CPU."""
     return torch.from_numpy(np.median(found_NIO.abs().cpu().numpy(), axis=0))

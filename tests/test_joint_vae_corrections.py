@@ -220,9 +220,11 @@ def test_codes_without_use_move_to_encodings() -> None:
         {"embedding.weight": torch.tensor([[0.0], [50.0], [90.0]]), "patience": torch.full((1, 3), 2)}
     )
     h = torch.tensor([[1.0], [2.0]])
-    quantiser(h)
+    _, loss, _ = quantiser(h)
     assert quantiser.patience.tolist() == [[2, 1, 1]]
     quantiser(h)
+    loss.sum().backward()
+    assert quantiser.embedding.weight.grad is not None
     weight = quantiser.embedding.weight.detach().flatten().tolist()
     assert weight[0] == 0 and set(weight[1:]) <= {1.0, 2.0} and quantiser.patience.tolist() == [[2, 2, 2]]
 

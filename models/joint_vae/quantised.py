@@ -158,7 +158,8 @@ class Quantiser(nn.Module):
         """Give codes [B, L] with the gradient of encodings [B, L], the loss [B], and the indices chosen [B, M]."""
         parts, codes = self._parts(h), self.codes
         chosen = torch.cdist(parts, codes, compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
-        nearest = codes.gather(1, chosen.unsqueeze(-1).expand_as(parts)).transpose(0, 1).flatten(1)
+        # By index, whose gradient needs no codes: they may move before it is taken.
+        nearest = codes[torch.arange(len(codes), device=h.device).unsqueeze(1), chosen].transpose(0, 1).flatten(1)
         pull = self.options.vq_beta * (h - nearest.detach()).square().sum(-1)
         loss = pull if self.options.codebook_update == "ema" else (nearest - h.detach()).square().sum(-1) + pull
         if self.training:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,8 @@ from reports.tables import headline_table
 
 METRICS = 2
 """Columns of scores that fit a terminal."""
+HEAD = 16
+"""Letters in a line of a column's head."""
 
 
 app = typer.Typer(cls=DefaultCommand, add_completion=False, pretty_exceptions_enable=False)
@@ -97,7 +100,7 @@ def _show(comparison: Comparison) -> None:
     chosen = [*range(min(len(content.columns) - 1, 2 + METRICS)), len(content.columns) - 1]
     shown = Table(title=comparison.task)
     for at in chosen:
-        shown.add_column(content.columns[at], no_wrap=at != 1)
+        shown.add_column(textwrap.fill(content.columns[at], HEAD), no_wrap=at != 1)
     for row in content.rows:
         shown.add_row(*(row[at].text for at in chosen))
     console = Console()

@@ -68,7 +68,8 @@ def axis_scores(comparison: Comparison) -> AxisScores | None:
             support = next(seed[SUPPORT] for seed in seeds if SUPPORT in seed).tolist()
         if any(column != SUPPORT for column in columns):
             values[setting] = {column: _spreads(seeds, column, len(first.classes)) for column in columns}
-    names = list(dict.fromkeys(name for columns in values.values() for name in columns if name != SUPPORT))
+    found = dict.fromkeys(name for columns in values.values() for name in columns if name != SUPPORT)
+    names = sorted(found, key=lambda name: name not in _headline_columns(comparison.primary))
     filled = {
         setting: {name: columns.get(name, [Spread(())] * len(first.classes)) for name in names}
         for setting, columns in values.items()
@@ -112,12 +113,18 @@ def axis_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def ranking(scores: AxisScores, primary: str, higher_is_better: bool) -> tuple[str, list[int]]:
-    """Order names from best to worst by the primary metric's column (else the first); undefined ones come last."""
-    column = primary if primary in scores.columns else scores.columns[0]
+    """Order names from best to worst by the column of the primary metric, else the first; undefined ones are last."""
+    named = [name for name in _headline_columns(primary) if name in scores.columns]
+    column = named[0] if named else scores.columns[0]
     each = [Spread(tuple(scores.means(setting, column)[at] for setting in scores.settings)).mean
             for at in range(len(scores.names))]  # fmt: skip
-    sign = -1 if higher_is_better or column != primary else 1
+    sign = -1 if higher_is_better or not named else 1
     return column, sorted(range(len(each)), key=lambda at: (math.isnan(each[at]), sign * each[at], at))
+
+
+def _headline_columns(primary: str) -> tuple[str, str]:
+    """Name the columns that the primary metric may be the mean of."""
+    return primary, primary.removesuffix("_mean")
 
 
 def short_name(name: str, noun: str) -> str:

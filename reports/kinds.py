@@ -14,9 +14,13 @@ from reports.measures import (
     OF_VALUES,
     confusion,
     mean_of_defined,
+    mean_pearson,
     of_pixels,
 )
 from reports.predicted import Arrays, Predicted, wide
+
+ALIKE = 0.7
+"""Mean correlation of the features of two tables of the same samples, at least; other samples have one about 0."""
 
 
 @dataclass(frozen=True)
@@ -240,10 +244,10 @@ class Platforms(Predicted):
         return OF_PLATFORMS[score](*self.pair(platform), weights_RN[:, self.both_N])
 
     def same_truth(self, other: Self) -> bool:
-        """Compare what was measured, whatever the scale of each feature: a local model has its own."""
+        """Compare what was measured, by correlation: a local model scales features, and fills gaps, in its own way."""
         if not np.array_equal(self.both_N, other.both_N):
             return False
-        return all(close(_scaled(self.pair(one)[0]), _scaled(other.pair(one)[0])) for one in "ab")
+        return all(_alike(self.pair(one)[0], other.pair(one)[0]) for one in "ab")
 
     def columns(self, names: Sequence[str]) -> dict[str, Any]:
         """Give `true <feature>` and `predicted <feature>`; empty in samples that were not measured on both."""
@@ -262,14 +266,12 @@ def close(one: np.ndarray, other: np.ndarray) -> bool:
     return one.shape == other.shape and np.allclose(one, other, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
-def _scaled(values_NK: np.ndarray) -> np.ndarray:
-    """Give every feature mean 0 and standard deviation 1; a constant one is 0."""
-    if not len(values_NK):
-        return values_NK
-    centred_NK, size_K = values_NK - values_NK.mean(0), np.abs(values_NK).max(0)
-    deviation_K = centred_NK.std(0)
-    varies_K = deviation_K > 1e-6 * size_K
-    return np.where(varies_K, centred_NK / np.where(varies_K, deviation_K, 1), 0)
+def _alike(one_NK: np.ndarray, other_NK: np.ndarray) -> bool:
+    """Tell whether two tables have the same rows, as far as scales and filled gaps let it be seen."""
+    if one_NK.shape != other_NK.shape:
+        return False
+    r = float(mean_pearson(one_NK, other_NK, np.ones((1, len(one_NK))))[0]) if len(one_NK) else np.nan
+    return bool(np.isnan(r) or r > ALIKE)
 
 
 def _labels(codes_N: np.ndarray, names: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reports.axis import axis_scores, axis_table
+from reports.baselines import baseline_table
 from reports.comparison import Comparison
 from reports.costs import costs
 from reports.drawing import DPI, LABELS
@@ -87,6 +88,7 @@ def render(comparison: Comparison, warnings: Sequence[str], pictures: Mapping[st
         tiles=_tiles(comparison),
         headline=headline_table(comparison),
         further=further_table(comparison),
+        baselines=baseline_table(comparison),
         clients=client_table(comparison),
         noun=scores.noun if scores else "",
         axis=axis_table(scores, comparison) if scores else Table([]),

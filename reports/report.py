@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from core.errors import UserError
 from core.files import atomic, write_json, write_text
+from reports.baselines import baseline_rows
 from reports.comparison import Comparison, compare
 from reports.drawing import DPI, literal_text
 from reports.exports import write_exports
@@ -74,7 +75,7 @@ def _save(figure: Figure, path: Path) -> bytes:
 
 
 def _write_tables(comparison: Comparison, warned: list[str], out: Path) -> None:
-    rows = long_rows(comparison)
+    rows = long_rows(comparison) + baseline_rows(comparison)
     write_text(out / "comparison.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
     content: dict[str, Any] = {
         "task": comparison.task,

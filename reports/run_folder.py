@@ -36,6 +36,8 @@ class RunRecord:
     """`epoch` or `round`: what a step of the history is."""
     steps: Sequence[Mapping[str, Any]]
     evaluation: Mapping[str, Any]
+    baselines: Sequence[Mapping[str, Any]] = ()
+    """Scores of methods without a network, where the run has them."""
 
     @classmethod
     def read(cls, folder: Path) -> "RunRecord":
@@ -48,7 +50,9 @@ class RunRecord:
         finished = status["status"] in ("completed", "degraded")
         history = _read_part(folder, "history.json", finished, {"steps": list}) or {"unit": "epoch", "steps": []}
         evaluation = _read_part(folder, "eval_summary.json", finished, {"rows": list, "primary": str, "clients": list})
-        _check_rows(folder / "eval_summary.json", evaluation.get("rows", []))
+        baselines = _read_part(folder, "baselines.json", False, {"rows": list})
+        _check_rows(folder / "eval_summary.json", evaluation.get("rows", []), ("model", "data", "support", "metrics"))
+        _check_rows(folder / "baselines.json", baselines.get("rows", []), ("model", "data", "metrics"))
         return cls(
             folder=folder,
             setting=status["setting"],
@@ -61,6 +65,7 @@ class RunRecord:
             unit=history.get("unit", "epoch"),
             steps=history["steps"],
             evaluation=evaluation,
+            baselines=baselines.get("rows", []),
         )
 
     @property
@@ -188,9 +193,9 @@ def _read_part(folder: Path, name: str, needed: bool, keys: Mapping[str, type]) 
     return content  # type: ignore[no-any-return]
 
 
-def _check_rows(path: Path, rows: Sequence[Any]) -> None:
+def _check_rows(path: Path, rows: Sequence[Any], keys: Sequence[str]) -> None:
     for number, row in enumerate(rows):
-        missing = [key for key in ("model", "data", "support", "metrics") if key not in row]
+        missing = [key for key in keys if key not in row]
         if missing:
             raise UserError(f"{path}: rows[{number}] has no {missing[0]}; repeat the run")
 

@@ -120,37 +120,38 @@ def long_rows(comparison: Comparison) -> list[dict[str, Any]]:
         for metric, spread in line.scores.items():
             interval = line.intervals.get(metric)
             who = {"setting": line.setting, "model": _model_name(line), "data": line.data, "metric": metric}
-            rows.append(_long("headline", who, spread, interval, line.support, line.ranges.get(metric)))
+            rows.append(long_row("headline", who, spread, interval, line.support, line.ranges.get(metric)))
         for name, values in line.counts.items():
             who = {"setting": line.setting, "model": _model_name(line), "data": line.data, "metric": name}
-            rows.append(_long("counts", who, Spread(tuple(values)), None, line.support))
+            rows.append(long_row("counts", who, Spread(tuple(values)), None, line.support))
     for row in comparison.per_client:
         base = {"data": row.client, "metric": comparison.primary}
         for setting, spread in row.scores.items():
             model = row.client if setting == "local" else setting
             who = {"setting": setting, "model": model, **base}
-            rows.append(_long("per_client", who, spread, row.intervals.get(setting), row.support))
+            rows.append(long_row("per_client", who, spread, row.intervals.get(setting), row.support))
         price = {"setting": "centralized - federated", "model": "", **base}
         gain = {"setting": "federated - local", "model": "", **base}
-        rows.append(_long("price_of_not_pooling", price, row.price, None, row.support))
-        rows.append(_long("gain_from_joining", gain, row.gain, row.gain_interval, row.support))
+        rows.append(long_row("price_of_not_pooling", price, row.price, None, row.support))
+        rows.append(long_row("gain_from_joining", gain, row.gain, row.gain_interval, row.support))
     matrix = comparison.cross_site
     for model, spreads in zip(matrix.models, matrix.scores, strict=True):
         setting = "local" if model in comparison.clients else model
         for data, spread in zip(matrix.data, spreads, strict=True):
             who = {"setting": setting, "model": model, "data": data, "metric": comparison.primary}
-            rows.append(_long("cross_site", who, spread, None, None))
+            rows.append(long_row("cross_site", who, spread))
     return rows
 
 
-def _long(
+def long_row(
     table: str,
     who: dict[str, str],
     spread: Spread,
-    interval: Interval | None,
-    support: int | None,
+    interval: Interval | None = None,
+    support: int | None = None,
     extremes: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
+    """Give a row of the long table: `who` says setting, model, data and metric."""
     return {
         "table": table,
         **who,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from reports.baselines import best_baseline
 from reports.comparison import Comparison, Headline, advantage
 from reports.numbers import metric_name, number
 
@@ -22,7 +23,7 @@ def verdict(comparison: Comparison, warnings: Sequence[str]) -> str:
     """
     if not comparison.scored:
         return "No run has a result yet."
-    sentences = [_reached(comparison), _clients(comparison)]
+    sentences = [_reached(comparison), _baseline(comparison), _clients(comparison)]
     if warnings and len(comparison.records) > 1:
         sentences.append("Read the warnings below first: these runs differ in more than the setting, or are not whole.")
     return " ".join(sentence for sentence in sentences if sentence)
@@ -41,6 +42,14 @@ def _reached(comparison: Comparison) -> str:
     text = f"{_subject(first)} {_reaches(first)} {_with_article(number(mean), metric)} on {place}"
     compared = [_against(first, other, comparison) for other in others]
     return f"{text}{', ' if compared else ''}{' and '.join(compared)}."
+
+
+def _baseline(comparison: Comparison) -> str:
+    found = best_baseline(comparison)
+    if not found:
+        return ""
+    name, score = found
+    return f"Without a network, {name} on pooled training data reaches {number(score)}."
 
 
 def _subject(line: Headline) -> str:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from core.errors import UserError
 from datasets.proteomics_layout import SamplePlacement
 from datasets.proteomics_steps import Missing, Scaler, Steps
+from datasets.unit_splits import check_fractions
 from models.joint_vae import CONFIGS, TYPES
 from models.joint_vae.options import Config
 from models.joint_vae.quantised import VectorQuantisedVAE
@@ -126,7 +127,10 @@ class JointVAEOptions(PlacementOptions):
     @field_validator("fractions")
     @classmethod
     def _sum_to_one(cls, fractions: tuple[float, float, float]) -> tuple[float, float, float]:
-        SamplePlacement(fractions=fractions)
+        try:
+            check_fractions(fractions)
+        except UserError as error:
+            raise ValueError(str(error).removeprefix("fractions: ")) from None
         return fractions
 
     @model_validator(mode="before")

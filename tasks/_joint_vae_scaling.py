@@ -56,14 +56,16 @@ def agreed_features(known: Statistics, visible: Features) -> Features:
             everyone's, also where one client trains alone.
 
     Raises:
-        UserError: Those who have a platform share no feature of it.
+        UserError: Nobody has one of the platforms, or those who have it share no feature.
     """
     agreed = {}
     for platform in PLATFORMS:
         holders, here = known.counts["holders"][platform], visible[platform]
         shared = shared_names(known.counts[f"features_{platform}"], holders) if holders else here
         agreed[platform] = tuple(name for name in shared if name in set(here)) if here else shared
-        if (holders or here) and not agreed[platform]:
+        if not (holders or here):
+            raise UserError(f"data: no client has platform {platform}; give platform_{platform}.csv to one at least")
+        if not agreed[platform]:
             raise UserError(
                 f"data: clients share no feature of platform {platform}; name features alike, and check that no "
                 "client has swapped its files"

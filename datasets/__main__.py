@@ -1,4 +1,7 @@
-"""`python -m datasets NAME DIR`: make a small data set in the real format of a task; `split`: deal images by groups."""
+"""`python -m datasets NAME DIR`: make a small data set in the real format of a task; or split images by whole groups.
+
+`split` reads a table of images, `rosette-split` a folder of HDF5 files.
+"""
 
 import importlib
 import pkgutil
@@ -14,7 +17,10 @@ from typer.core import TyperGroup
 import datasets.synthetic
 from core.commands import one_line_errors
 from core.errors import UserError
+from datasets import rosette_splits
 from datasets.histology_splits import Draw, write_splits
+from datasets.rosette_samples import REPLICATE, GroupBy, read_samples
+from datasets.unit_splits import SPLITS
 
 MAKERS = tuple(sorted(module.name for module in pkgutil.iter_modules(datasets.synthetic.__path__)))
 
@@ -37,7 +43,7 @@ app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=F
 
 @app.callback()
 def main() -> None:
-    """Make small synthetic data sets in the real format of each task, or split a table of images by whole groups."""
+    """Make small synthetic data sets in the real format of each task, or split images by whole groups."""
 
 
 @app.command()
@@ -67,6 +73,37 @@ def split(
             samples, groups = (f"{counts[f'{kind}_share']:.1%}" for kind in ("sample", "group"))
             table.add_row(record["file"], name, str(counts["samples"]), samples, str(counts["groups"]), groups)
     Console().print(table)
+
+
+@app.command()
+def rosette_split(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder with the HDF5 files.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The manifest, .json; or with --experiment its folder.")],
+    group_by: Annotated[GroupBy, typer.Option(help="What is never in two splits.")] = "animal",
+    val_fraction: Annotated[float, typer.Option(help="Share of the groups for val, rounded up.")] = 0.2,
+    test_fraction: Annotated[float | None, typer.Option(help="Share for test; by default there is no test.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same groups.")] = 42,
+    client_col: Annotated[str | None, typer.Option(help="Column of the data holder: split each by itself.")] = None,
+    metadata: Annotated[Path | None, typer.Option(help="As options.metadata; by default metadata.csv, or ids.")] = None,
+    experiment: Annotated[str, typer.Option(help="Name the manifest split_manifest_EXPERIMENT.json.")] = "",
+) -> None:
+    """Divide images of rosettes into train, val and test, as `options.split` of configs/attention_unet.yaml.
+
+    Exit code 2 when that cannot be done.
+    """
+    with one_line_errors():
+        path = rosette_splits.manifest_path(out, experiment) if experiment else out
+        if path.suffix != ".json":
+            raise UserError(f"{out}: the manifest must end in .json; give such a name, or --experiment")
+        needed = [*([client_col] if client_col else []), *([REPLICATE] if group_by == REPLICATE else [])]
+        samples = read_samples(data, metadata, needed=needed)
+        draw = rosette_splits.Draw(val_fraction, test_fraction, seed)
+        content = rosette_splits.write_manifest(path, samples, draw, group_by=group_by, client_key=client_col)
+    table = Table("split", "samples", "share")
+    for name in SPLITS:
+        table.add_row(name, str(content[f"{name}_samples"]), f"{content[f'{name}_samples'] / len(samples):.1%}")
+    Console().print(table)
+    typer.echo(f"manifest: {path}")
 
 
 def make(

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ from tasks._attention_unet_options import AttentionUNetOptions
 from training.segmentation import SegmentationScores
 from training.statistics import Statistics, Values
 from training.task import Answer, Batch, ClientData, Loss
-from training.thresholds import ThresholdSweep
+from training.thresholds import ThresholdSweep, thresholds_exceeded
 
 PIXEL = {"fp": 1, "fn": 2, "tp": 3}
 """What `outcome` of the stored predictions says of a pixel; 0 is background that was called so."""
@@ -119,10 +120,14 @@ class AttentionUNetTask(AttentionUNetOptions):
 
     def network(self, fitted: BaseModel) -> nn.Module:
         """Build the network, with stored weights where there are some."""
-        network = self.build_network()
+        network = self.bare_network(fitted)
         if self.weights_path is not None:
             load_weights(network, read(self.weights_path))
         return network
+
+    def bare_network(self, fitted: BaseModel) -> AttentionUNet:
+        """Build the network with fresh weights."""
+        return self.build_network()
 
     def forward(self, network: nn.Module, batch: Batch) -> Batch:
         """Give `logits` [B, 1, P, P] of patches, `probability` [B, 1, H, W] of whole images; 0 beyond their size."""
@@ -158,12 +163,17 @@ class AttentionUNetTask(AttentionUNetOptions):
         metrics.update(outputs["probability"], batch["target"], valid_pixels(batch))
 
     def predictions(self, outputs: Batch, batch: Batch) -> Batch:
-        """Keep of each pixel what became of it (see `PIXEL`), [B, H, W], and of each image `tp`, `fp` and `fn`."""
-        predicted, target = outputs["probability"][:, 0] > self.threshold, batch["target"][:, 0] > 0
-        outcome = (predicted + 2 * target).to(torch.uint8)
+        """Keep a byte or two per pixel, and of each image `tp`, `fp` and `fn`.
+
+        `outcome` [B, H, W] says what became of a pixel (see `PIXEL`), `exceeded` [B, H, W] how many thresholds of the
+        sweep its probability exceeds: enough to compute all scores but the loss again.
+        """
+        probability, target = outputs["probability"][:, 0], batch["target"][:, 0] > 0
+        outcome = ((probability > self.threshold) + 2 * target).to(torch.uint8)
         outcome[~valid_pixels(batch)[:, 0]] = OUTSIDE
         counts = {name: (outcome == code).flatten(1).sum(1) for name, code in PIXEL.items()}
-        return {"outcome": outcome, **counts}
+        exceeded = torch.from_numpy(thresholds_exceeded(probability.numpy()).astype(np.uint8))
+        return {"outcome": outcome, "exceeded": exceeded, **counts}
 
     # New data
 

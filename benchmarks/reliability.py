@@ -188,7 +188,7 @@ def _kill(command: Command, target: str, seed: int) -> str:
     draw = generator(seed, "kill")
     process = command.start()
     rounds, delay = int(draw.integers(0, ROUNDS - 1)), float(draw.uniform(0, 0.5))
-    _wait(process, lambda: _rounds(command.folder) >= rounds)
+    _wait(process, lambda: rounds_of(command.folder) >= rounds)
     mark = _mark(process.pid)
     if target == "write":
         folder = command.folder / "checkpoints"
@@ -197,7 +197,7 @@ def _kill(command: Command, target: str, seed: int) -> str:
         time.sleep(delay)
     victims = _victims(mark, WORDS[target]) if target in WORDS else [process.pid]
     os.kill(int(draw.choice(victims)), signal.SIGKILL)
-    stood = _rounds(command.folder)
+    stood = rounds_of(command.folder)
     _end(process)
     while mark and marked(mark):
         time.sleep(0.1)
@@ -221,7 +221,7 @@ def _wait(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> No
         time.sleep(0.0005)
 
 
-def _rounds(folder: Path) -> int:
+def rounds_of(folder: Path) -> int:
     """Count the finished rounds; -1 before the first has begun."""
     if (folder / "history.json").exists():
         return len(read_json(folder / "history.json")["steps"])
@@ -275,7 +275,7 @@ CASES = (
     Case(
         "a client hangs",
         [{"kind": "hang", "round": 2, "client": "bob"}],
-        (ON, "federation.client_timeout=2", "federation.retries=0"),
+        (ON, "federation.client_timeout=15", "federation.retries=0"),
         3,
         "degraded",
     ),

@@ -179,5 +179,5 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(study: Path, tmp_
     arguments = [CONFIG, f"options.data={study}", *SHORT, *overrides, "--results", tmp_path / "results"]
     done = command("centralized", *arguments)
     assert done.exit_code == 1
-    for part in ("in epoch ", "loss", "train.lr"):
+    for part in ("in epoch ", "recon_loss nan", "cross_loss nan", "lower train.lr"):
         assert part in done.stderr, done.stderr

@@ -10,9 +10,9 @@ from tests.conftest import Finished, conduct
 from training.config import Experiment, load
 from training.loading import fetch
 from training.parameters import trainable_state, travelling_names, weights_hash
-from training.preparation import build_network, check_leaks, monitored
+from training.preparation import build_network, check_leaks, complete, monitored
 from training.runs import Run
-from training.statistics import Statistics, merge_statistics
+from training.statistics import Statistics
 from training.task import Task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +44,15 @@ def task(experiment: Experiment) -> Task:
 
 @pytest.fixture(scope="module")
 def merged(task: Task) -> Statistics:
-    return merge_statistics({client: task.statistics(client) for client in task.clients()})
+    names = task.clients()
+    first = {name: task.statistics(name) for name in names}
+    return complete(task, first, lambda known: {name: task.further_statistics(name, known) for name in names})
+
+
+@pytest.fixture(scope="module")
+def whole(task: Task) -> str:
+    """A client that has data for every part of the network."""
+    return next(client for client in task.clients() if not task.absent(client))
 
 
 def test_every_task_has_a_config_and_a_maker() -> None:
@@ -71,10 +79,10 @@ def test_same_seed_same_weights(task: Task, merged: Statistics) -> None:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_loss_is_finite_and_reaches_what_trains(task: Task, merged: Statistics) -> None:
+def test_loss_is_finite_and_reaches_what_trains(task: Task, merged: Statistics, whole: str) -> None:
     fitted = task.fit(merged, merged)
     network = build_network(task, fitted, 0)
-    batch = fetch(task.client_data(task.clients()[0], fitted).train, [0, 1, 2, 3])
+    batch = fetch(task.client_data(whole, fitted).train, [0, 1, 2, 3])
     loss = task.loss(task.forward(network, batch), batch)
     loss.total.backward()
     assert torch.isfinite(loss.total) and loss.count == 4
@@ -111,11 +119,10 @@ def test_one_round_in_all_three_settings(experiment: Experiment, tmp_path: Path)
 
 
 def test_one_client_federated_equals_centralized(
-    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    experiment: Experiment, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task_class = type(experiment.build_task())
-    only = experiment.build_task().clients()[:1]
-    monkeypatch.setattr(task_class, "clients", lambda self: only)
+    monkeypatch.setattr(task_class, "clients", lambda self: [whole])
     federation = experiment.federation.model_copy(update={"rounds": 2, "optimizer_state": "kept"})
     alone = experiment.model_copy(update={"federation": federation})
     hashes = []

@@ -84,7 +84,7 @@ def train(session: ClientSession, client: str, request: dict[str, Any], arrays: 
             trainer.validated(request["monitored"], request["higher_is_better"])
     faults = Faults(experiment, client, number, folder / "faults")
     faults.before_training()
-    samples = faults.samples(session.task, session.client(client).train)
+    samples = faults.samples(session.task, session.client(client).train, session.fitted)
     summaries = [trainer.run_epoch(samples, (number - 1) * epochs + epoch) for epoch in range(epochs)]
     _keep_state(session, client, folder, number, trainer, request["selected"])
     trained = session.travel.trained(number, session.task.absent(client))

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel
 
 from core.errors import UserError
 from fl.exchange import Arrays
@@ -22,11 +23,11 @@ class InjectedError(RuntimeError):
     """The exception of the fault `exception`."""
 
 
-def check_faults(options: Federation, clients: Collection[str]) -> None:
-    """Refuse faults that strike nobody, or that nothing would end.
+def check_faults(options: Federation, clients: Collection[str], task: Task) -> None:
+    """Refuse faults that strike nobody, that nothing would end, or that the task cannot suffer.
 
     Raises:
-        UserError: A rule names no client of this federation, or hangs without a limit.
+        UserError: A rule names no client of this federation, hangs without a limit, or flips labels that are not there.
     """
     for number, rule in enumerate(options.faults):
         key = f"federation.faults[{number}]"
@@ -34,6 +35,8 @@ def check_faults(options: Federation, clients: Collection[str]) -> None:
             raise UserError(f"{key}.client = {rule.client!r}: no such client; choose one of {', '.join(clients)}")
         if isinstance(rule, Hang) and options.client_timeout is None:
             raise UserError(f"{key}.kind = hang: would never end; set federation.client_timeout")
+        if isinstance(rule, LabelFlip) and type(task).flip_labels is Task.flip_labels:
+            raise UserError(f"{key}.kind = label_flip: this task has no labels to flip; choose another kind")
 
 
 class Faults:
@@ -62,10 +65,10 @@ class Faults:
             if isinstance(rule, Hang | Slow):
                 time.sleep(rule.seconds if isinstance(rule, Slow) else FOREVER)
 
-    def samples(self, task: Task, samples: Samples) -> Samples:
+    def samples(self, task: Task, samples: Samples, fitted: BaseModel) -> Samples:
         """Give what is trained on."""
         flipped = any(isinstance(rule, LabelFlip) for rule in self.rules)
-        return Flipped(task, samples) if flipped else samples
+        return Flipped(task, samples, fitted) if flipped else samples
 
     def spoiled(self, update: Arrays, sent: Arrays) -> Arrays:
         """Give the update that is sent in place of the true one.
@@ -82,9 +85,9 @@ class Faults:
 class Flipped:
     """Samples with wrong labels."""
 
-    def __init__(self, task: Task, samples: Samples) -> None:
+    def __init__(self, task: Task, samples: Samples, fitted: BaseModel) -> None:
         """Wrap samples; the task knows what their labels are."""
-        self.task, self.inner = task, samples
+        self.task, self.inner, self.fitted = task, samples, fitted
 
     def __len__(self) -> int:
         """Count the samples."""
@@ -96,7 +99,7 @@ class Flipped:
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Give a batch."""
-        return self.task.flip_labels(fetch(self.inner, indices))
+        return self.task.flip_labels(fetch(self.inner, indices), self.fitted)
 
     def reseed(self, seed: int) -> None:
         """Pass the epoch's seed on."""

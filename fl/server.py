@@ -86,7 +86,7 @@ class Server:
         }
         self.clients = check_names(self.nodes.greet(self.request), str(self.task.data))
         check_clients(self.options, len(self.clients))
-        check_faults(self.options, self.clients)
+        check_faults(self.options, self.clients, self.task)
         self._agree()
         fitted = self.task.fit(self.everyone, self.everyone)
         self.model = GlobalModel(run, self.task, fitted, self.device, self.digests)

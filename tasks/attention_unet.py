@@ -20,7 +20,7 @@ from datasets.rosette_channels import WholeImages
 from datasets.rosette_objects import rosette_mask
 from datasets.rosette_patches import Patches
 from datasets.rosette_reports import write_reports
-from datasets.rosettes import Study, new_images
+from datasets.rosettes import Study, holds_images, new_images
 from datasets.unit_splits import SPLITS
 from models.attention_unet import AttentionUNet
 from models.attention_unet_checkpoint import load_weights, read
@@ -86,7 +86,7 @@ class AttentionUNetTask(AttentionUNetOptions):
         Raises:
             UserError: `held_out_client` names a client that is not there.
         """
-        if not self.data.exists():
+        if not holds_images(self.data):
             return None
         if self._study.has_held_out:
             return self._study.whole_images(HELD_OUT, "test")
@@ -99,7 +99,7 @@ class AttentionUNetTask(AttentionUNetOptions):
 
     def held_out_identities(self) -> dict[str, list[str]]:
         """Give images and animals of the held-out set."""
-        held_out = self.data.exists() and self._study.has_held_out
+        held_out = holds_images(self.data) and self._study.has_held_out
         return self._study.identities(HELD_OUT)["test"] if held_out else {}
 
     def data_digest(self, client: str) -> str:
@@ -112,7 +112,7 @@ class AttentionUNetTask(AttentionUNetOptions):
         animals = {split: len(self._study.animals(client, split)) for split in SPLITS}
         return {**counts, "animals": animals, "files": self._study.manifest(client)}
 
-    def flip_labels(self, batch: Batch) -> Batch:
+    def flip_labels(self, batch: Batch, fitted: BaseModel) -> Batch:
         """Call rosettes what is none, and the other way round."""
         return {**batch, "target": 1 - batch["target"]}
 

@@ -146,6 +146,10 @@ class ImageExpressionTask(ImageExpressionOptions):
         counts = {split: len(rows[split]) for split in SPLITS}
         return {**counts, "groups": groups, "files": self._study.manifest(client)}
 
+    def flip_labels(self, batch: Batch, fitted: BaseModel) -> Batch:
+        """Call high low: mirror every gene at its mean."""
+        return {**batch, "scaled": -batch["scaled"]}
+
     # Network
 
     def network(self, fitted: BaseModel) -> nn.Module:

@@ -116,6 +116,10 @@ class VGG3DTask(VGG3DOptions):
             "files": self._study.manifest()["clients"][client],
         }
 
+    def flip_labels(self, batch: Batch, fitted: BaseModel) -> Batch:
+        """Call the first class the last, and so on."""
+        return {**batch, "label": len(self.classes(fitted)) - 1 - batch["label"]}
+
     # Network
 
     def network(self, fitted: BaseModel) -> nn.Module:

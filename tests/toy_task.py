@@ -93,7 +93,7 @@ class Points(Task):
         counts = self.raw(client, "train")["y"].bincount(minlength=len(CLASSES)).tolist()
         return {**SIZES, "labels": dict(zip(CLASSES, counts, strict=True))}
 
-    def flip_labels(self, batch: Batch) -> Batch:
+    def flip_labels(self, batch: Batch, fitted: Any) -> Batch:
         return {**batch, "y": len(CLASSES) - 1 - batch["y"]}
 
     def network(self, fitted: Any) -> nn.Module:

@@ -162,13 +162,9 @@ class Task(Options):
         """Give patterns of parameters for which a client has no data: they do not train there, nor count its vote."""
         return ()
 
-    def flip_labels(self, batch: Batch) -> Batch:
-        """Give a batch with wrong labels, for the fault `label_flip`.
-
-        Raises:
-            UserError: The task has no labels.
-        """
-        raise UserError(f"federation.faults: label_flip: {type(self).__name__} has no labels to flip; choose another")
+    def flip_labels(self, batch: Batch, fitted: BaseModel) -> Batch:
+        """Give a batch with wrong labels, for the fault `label_flip`; a task without labels leaves this out."""
+        raise NotImplementedError
 
     # Network
 

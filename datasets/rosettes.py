@@ -20,7 +20,7 @@ from core.progress import bar
 from datasets.array_cache import DEFAULT_BYTES, process_cache
 from datasets.placement import HELD_OUT, Placement
 from datasets.rosette_channels import RosetteImage, WholeImages
-from datasets.rosette_samples import REPLICATE, GroupBy, Sample, find_files, read_samples
+from datasets.rosette_samples import REPLICATE, SUFFIXES, GroupBy, Sample, find_files, read_samples
 from datasets.rosette_splits import read_manifest, refuse_divided
 from datasets.unit_splits import SPLITS, split_units
 
@@ -187,6 +187,11 @@ class Study:
                         f"{self.split_file}: no {split} sample of client {client!r}; split each client by itself "
                         "(client_key) or leave options.split out"
                     )
+
+
+def holds_images(data: Path) -> bool:
+    """Tell whether a folder or a folder in it holds an HDF5 file; the server of a federation may have none."""
+    return any(path.suffix in SUFFIXES for pattern in ("*", "*/*") for path in data.glob(pattern))
 
 
 def new_images(path: Path, *, use_intensity: bool = False) -> WholeImages:

@@ -16,21 +16,27 @@ from training.config import Experiment, load
 from training.runs import Run
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = {"vgg3d": "classes.csv", "image_expression": "metadata.csv"}
+TABLES = {
+    "vgg3d": ("classes.csv", "site", "sample_id"),
+    "image_expression": ("metadata.csv", "site", "path"),
+    "attention_unet": ("metadata.csv", "replicate", "unique_sample_id"),
+}
+"""Task -> the table of its study, the column that names the client, and that of a sample's file or folder."""
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem in TABLES)
 
 
-def party(study: Path, folder: Path, table: str, site: str) -> Path:
+def party(study: Path, folder: Path, task: str, client: str) -> Path:
     """Give one party a folder with its own rows, and the files that they name."""
+    table, key, file = TABLES[task]
     with (study / table).open() as stream:
-        rows = [row for row in csv.DictReader(stream) if row["site"] == site]
+        rows = [row for row in csv.DictReader(stream) if row[key] == client]
     folder.mkdir()
     with (folder / table).open("w") as stream:
         writer = csv.DictWriter(stream, rows[0])
         writer.writeheader()
         writer.writerows(rows)
     for row in rows:
-        source = study / (row["path"] if "path" in row else row["sample_id"])
+        source = study / row[file]
         target = folder / source.relative_to(study)
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
@@ -57,10 +63,11 @@ def test_parties_with_their_own_files_reach_the_weights_of_the_simulation(config
     simulated = Run.create(tmp_path / "simulated", load(config, [f"options.data={study}", *short]), "federated")
     conduct(simulated)
     clients = simulated.experiment.build_task().clients()
-    parties = [party(study, tmp_path / name, TABLES[config.stem], name) for name in clients]
-    with (study / TABLES[config.stem]).open() as stream:
-        (nobody,) = {row["site"] for row in csv.DictReader(stream)} - set(clients)
-    holding = party(study, tmp_path / "server", TABLES[config.stem], nobody)
+    parties = [party(study, tmp_path / name, config.stem, name) for name in clients]
+    table, key, _ = TABLES[config.stem]
+    with (study / table).open() as stream:
+        (nobody,) = {row[key] for row in csv.DictReader(stream)} - set(clients)
+    holding = party(study, tmp_path / "server", config.stem, nobody)
     (tmp_path / "empty").mkdir()
     for name, server in (("holding", holding), ("nothing", tmp_path / "empty")):
         run = federate(tmp_path / f"run-{name}", load(config, [f"options.data={server}", *short]), parties)
@@ -76,9 +83,7 @@ def test_parties_with_other_genes_are_refused_by_name(config: Path, tmp_path: Pa
     study = tmp_path / "study"
     importlib.import_module(f"datasets.synthetic.{config.stem}").make(study)
     experiment = load(config, [f"options.data={study}"])
-    north, south = (
-        party(study, tmp_path / name, TABLES[config.stem], name) for name in experiment.build_task().clients()[:2]
-    )
+    north, south = (party(study, tmp_path / name, config.stem, name) for name in experiment.build_task().clients()[:2])
     lines = [line.rpartition(",")[0] for line in (south / "metadata.csv").read_text().splitlines()]
     (south / "metadata.csv").write_text("\n".join(lines) + "\n")
     (south / "genes.txt").unlink()
@@ -90,8 +95,8 @@ def test_parties_with_other_genes_are_refused_by_name(config: Path, tmp_path: Pa
 def test_a_held_out_client_that_is_nowhere_is_refused(config: Path, tmp_path: Path) -> None:
     study = tmp_path / "study"
     importlib.import_module(f"datasets.synthetic.{config.stem}").make(study)
-    table = study / TABLES[config.stem]
-    table.write_text(table.read_text().replace("held_out", "institute_east"))
+    table, key, _ = TABLES[config.stem]
+    (study / table).write_text((study / table).read_text().replace("held_out", "institute_east"))
     experiment = load(config, [f"options.data={study}", "options.held_out_client=nobody"])
-    with pytest.raises(UserError, match=r"site is nowhere 'nobody', which options\.held_out_client names; choose"):
+    with pytest.raises(UserError, match=rf"{key} is nowhere 'nobody', which options\.held_out_client names; choose"):
         conduct(Run.create(tmp_path / "run", experiment, "centralized"))

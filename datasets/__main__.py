@@ -1,6 +1,6 @@
 """`python -m datasets NAME DIR`: make a small data set in the real format of a task; or split images by whole groups.
 
-`split` reads a table of images, `rosette-split` a folder of HDF5 files.
+`split` reads a table of images, `rosette-split` a folder of HDF5 files, `proteomics-split` the tables of two platforms.
 """
 
 import importlib
@@ -19,6 +19,7 @@ from core.commands import one_line_errors
 from core.errors import UserError
 from datasets import rosette_splits
 from datasets.histology_splits import Draw, write_splits
+from datasets.proteomics_splits import split_files
 from datasets.rosette_samples import REPLICATE, GroupBy, read_samples
 from datasets.unit_splits import SPLITS
 
@@ -104,6 +105,30 @@ def rosette_split(
         table.add_row(name, str(content[f"{name}_samples"]), f"{content[f'{name}_samples'] / len(samples):.1%}")
     Console().print(table)
     typer.echo(f"manifest: {path}")
+
+
+@app.command()
+def proteomics_split(
+    platform_a: Annotated[Path, typer.Argument(metavar="PLATFORM_A", help="Samples by proteins; .csv, .tsv or .txt.")],
+    platform_b: Annotated[Path, typer.Argument(metavar="PLATFORM_B", help="The other platform.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for STEM_train and STEM_test of both files.")],
+    test_size: Annotated[float, typer.Option(help="Share of the samples, or donors, for the test.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same samples.")] = 42,
+    id_column: Annotated[str | None, typer.Option(help="Column of the ids; by default the first of each file.")] = None,
+    unit_column: Annotated[str | None, typer.Option(help="Column of the donor, whose samples stay together.")] = None,
+) -> None:
+    """Divide samples that both platforms have into train and test; cells stay as they were written.
+
+    Exit code 2 when that cannot be done.
+    """
+    with one_line_errors():
+        records = split_files(
+            platform_a, platform_b, out, test_size=test_size, seed=seed, id_column=id_column, unit_column=unit_column
+        )
+    table = Table("file", "samples", title=str(out))
+    for record in records:
+        table.add_row(record["file"], str(record["samples"]))
+    Console().print(table)
 
 
 def make(

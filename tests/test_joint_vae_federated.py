@@ -21,9 +21,11 @@ from reports.report import write_report
 from tests.conftest import Finished
 from tests.proteomics_studies import (
     CLIENTS,
+    CONFIG,
     MODELS,
     ONE_PLATFORM,
     PAIRED,
+    SHORT,
     WITH_LATENT,
     experiment,
     fitted,
@@ -32,6 +34,7 @@ from tests.proteomics_studies import (
     run,
     without,
 )
+from tests.test_flower import federate as launched
 from tests.test_own_data import federate
 from training import checkpoints
 from training.federation import FedAvg
@@ -239,7 +242,7 @@ def test_parties_without_a_common_feature_are_refused(study: Path, tmp_path: Pat
 # The three settings
 
 
-@pytest.mark.parametrize("seed", [42, 1, 2])
+@pytest.mark.parametrize("seed", [42, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_joining_pays_and_pooling_pays_more(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     data = made(tmp_path_factory.mktemp("whole") / "study", scale=1.0)
     folder = tmp_path_factory.mktemp("settings")
@@ -254,3 +257,12 @@ def test_joining_pays_and_pooling_pays_more(tmp_path_factory: pytest.TempPathFac
     for data_set in ("held_out", "pooled"):
         centralized, federated, local = (scores[name][data_set] for name in ("centralized", "federated", "local"))
         assert centralized > federated + 0.01 and federated > local + 0.01, scores
+
+
+@pytest.mark.slow
+def test_another_type_has_the_same_weights_in_one_process_and_on_ray(study: Path, tmp_path: Path) -> None:
+    options = [f"options.data={study}", *of_type("joint_vae_plus"), *SHORT]
+    runs = [launched(tmp_path / engine, CONFIG, engine, *options) for engine in ("inprocess", "flower")]
+    assert [code for _, code, _ in runs] == [0, 0], [error for *_, error in runs]
+    assert runs[0][0].hashes == runs[1][0].hashes
+    assert len({(done.folder / "eval_summary.json").read_text() for done, *_ in runs}) == 1

@@ -1,6 +1,7 @@
 """The proteomics task: what is fitted, what a network gets and is scored on, and what each option does."""
 
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from datasets.__main__ import app as datasets_app
 from datasets.proteomics_scaling import Preprocessing
 from tasks._joint_vae_passes import learn
+from tests.commands import refused
 from tests.conftest import Finished
 from tests.proteomics_studies import (
     CLIENTS,
+    CONFIG,
     MODELS,
     ONE_PLATFORM,
     PAIRED,
@@ -26,6 +31,7 @@ from tests.proteomics_studies import (
     run,
     without,
 )
+from training.config import load
 from training.imputation import ImputationScores
 from training.loading import fetch
 from training.preparation import build_network, monitored
@@ -278,3 +284,32 @@ def test_features_are_named_by_platform(finished: dict[str, Finished], study: Pa
     assert ImputationScores(40, 50).higher_is_better.items() <= summary["higher_is_better"].items()
     described = finished["federated"].json("manifest")["clients"]
     assert described[ONE_PLATFORM]["platforms"] == "a" and described[PAIRED[0]]["platforms"] == "a, b"
+
+
+# Words
+
+
+def test_the_blocks_of_the_documentation_are_experiments(study: Path, tmp_path: Path) -> None:
+    page = (CONFIG.parent.parent / "docs" / "tasks.md").read_text()
+    blocks = [block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "task: joint_vae" in block]
+    shapes = []
+    for number, block in enumerate(blocks):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(block)
+        held_out = ["options.unit_key=donor", "options.held_out_client=hospital_east"]
+        task = load(path, [f"options.data={study}", *held_out]).build_task()
+        shapes.append(network_of(task, fitted(task)).config.model.encoder_layers)
+    assert shapes == [(1024,), (512, 256, 128)]
+
+
+def test_a_pair_of_tables_is_split_by_command(study: Path, tmp_path: Path) -> None:
+    files = [study / PAIRED[0] / f"platform_{platform}.csv" for platform in "ab"]
+    words = ["proteomics-split", *files, tmp_path / "parts", "--test-size", "0.25", "--unit-column", "donor"]
+    done = CliRunner().invoke(datasets_app, [*map(str, words)], catch_exceptions=False)
+    assert done.exit_code == 0
+    parts = [pd.read_csv(tmp_path / "parts" / f"platform_{p}_{s}.csv") for p in "ab" for s in ("train", "test")]
+    assert parts[0]["sample"].tolist() == parts[2]["sample"].tolist() and not set(parts[0]["donor"]) & set(
+        parts[1]["donor"]
+    )
+    again = CliRunner().invoke(datasets_app, [*map(str, words)], catch_exceptions=False)
+    refused(again, "platform_a_train.csv: is there already")

@@ -106,7 +106,7 @@ def _show(comparison: Comparison) -> None:
     console = Console()
     if content.rows:
         console.print(shown)
-    for line in [*failures(comparison.records), *warnings(comparison.records)]:
+    for line in [*failures(comparison.everyone), *warnings(comparison.records)]:
         console.print(f"! {line}", style="yellow", markup=False, highlight=False)
 
 

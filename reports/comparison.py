@@ -11,6 +11,7 @@ from reports.numbers import Interval, Spread
 from reports.predicted import Predicted
 from reports.run_folder import SETTINGS, RunRecord
 from reports.stored import predicted_on
+from reports.variants import separated, variant
 
 MAIN = 4
 """Metrics beside the loss that have room in a table."""
@@ -86,6 +87,13 @@ class Comparison:
     headline: list[Headline]
     per_client: list[ClientRow]
     cross_site: CrossSite
+    study: list[RunRecord]
+    """Federated runs that differ in the rate of faults, where some do. Of these, `records` has one variant alone."""
+
+    @property
+    def everyone(self) -> list[RunRecord]:
+        """All runs that were given, those of a study included."""
+        return [*self.records, *(record for record in self.study if record not in self.records)]
 
     @property
     def main_metrics(self) -> list[str]:
@@ -119,13 +127,14 @@ class Comparison:
 
 
 def compare(records: Sequence[RunRecord]) -> Comparison:
-    """Put runs of one task side by side.
+    """Put runs of one task side by side; federated ones that differ in the rate of faults become a study.
 
     Raises:
         UserError: The runs are of several tasks, or two results have the same setting and seed.
     """
     _check_comparable(records)
-    ordered = sorted(records, key=lambda record: (SETTINGS.index(record.setting), record.seed))
+    compared, study = separated(records)
+    ordered = sorted(compared, key=lambda record: (SETTINGS.index(record.setting), record.seed))
     scored = [record for record in ordered if record.rows]
     primary = str(scored[0].evaluation["primary"]) if scored else ""
     directions = _directions(scored)
@@ -147,6 +156,7 @@ def compare(records: Sequence[RunRecord]) -> Comparison:
         headline=_headlines(by_setting, metrics, counts, primary),
         per_client=[_client_row(client, by_setting, counts, primary, higher) for client in clients] if scored else [],
         cross_site=_cross_site(scored, clients, primary),
+        study=study,
     )
 
 
@@ -184,14 +194,15 @@ def setting_values(record: RunRecord, data: str, metric: str) -> list[float]:
 def _check_comparable(records: Sequence[RunRecord]) -> None:
     if not records:
         raise UserError("RUN: no run folder was named; name at least one")
-    seen: dict[tuple[str, int], RunRecord] = {}
+    study = bool(separated(records)[1])
+    seen: dict[tuple[str, int, str], RunRecord] = {}
     for record in records:
         if record.task != records[0].task:
             raise UserError(
                 f"{record.folder}: task {record.task} but {records[0].folder} has {records[0].task}; "
                 "compare runs of one task"
             )
-        key = (record.setting, record.seed)
+        key = (record.setting, record.seed, variant(record) if study else "")
         if record.rows and key in seen:
             raise UserError(f"{record.folder}: {record.label} like {seen[key].folder}; leave one of the two out")
         if record.rows:

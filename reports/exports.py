@@ -10,6 +10,7 @@ import pandas as pd
 from core.files import write_text
 from reports.axis import axis_rows
 from reports.comparison import Comparison
+from reports.fault_study import fault_rows
 from reports.predicted import Predicted
 from reports.run_folder import RunRecord
 from reports.stored import read_predicted
@@ -18,11 +19,12 @@ from reports.units import unit_rows
 
 
 def write_exports(comparison: Comparison, out: Path) -> None:
-    """Write per_class.csv (or per_gene.csv), predictions.csv, units.csv and threshold_metrics.csv, where not empty."""
+    """Write what is not empty: per_class.csv (or per_gene.csv), predictions, units, fault_study, threshold_metrics."""
     noun = next((record.axis for record in comparison.scored), "class")
     write_csv(out / f"per_{noun}.csv", pd.DataFrame(axis_rows(comparison)))
     write_csv(out / "predictions.csv", prediction_table(comparison))
     write_csv(out / "units.csv", pd.DataFrame(unit_rows(comparison)))
+    write_csv(out / "fault_study.csv", pd.DataFrame(fault_rows(comparison)))
     write_csv(out / "threshold_metrics.csv", pd.DataFrame(threshold_rows(comparison)))
 
 

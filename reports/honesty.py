@@ -10,7 +10,10 @@ from reports.numbers import amount
 from reports.outcomes import miscounted
 from reports.run_folder import SETTINGS, RunRecord
 from reports.stored import predicted_on
+from reports.variants import fault_rate
 
+LISTED = 8
+"""Failures of clients that are told one by one."""
 RESOURCES = ("workers", "cpus_per_client", "gpus_per_client")
 """Options of the federation that change how long a run takes, not what comes out."""
 
@@ -28,20 +31,30 @@ class Facet:
 
 
 def failures(records: Sequence[RunRecord]) -> list[str]:
-    """Tell what went wrong, one line per run and per failed client."""
+    """Tell what went wrong: one line per run that is not whole, then one per failure; of many the first few."""
+    labels = [record.label for record in records]
+    named = [
+        record.label if labels.count(record.label) == 1 else f"{record.label} ({record.folder.name})"
+        for record in records
+    ]
+    states = {
+        "running": "not finished; this report shows how far it has come.",
+        "degraded": "degraded: it went on without clients that failed.",
+    }
     lines = []
-    for record in records:
-        if record.status == "running":
-            lines.append(f"{record.label}: not finished; this report shows how far it has come.")
-        elif record.status == "failed":
-            lines.append(f"{record.label}: failed: {record.error or 'no reason recorded'}")
-        elif record.status == "degraded":
-            lines.append(f"{record.label}: degraded: it went on without clients that failed.")
-        lines += [
-            f"{record.label}: {one['client']} failed in {one['phase']} of step {one['step']}: {one['message']}"
-            for one in record.failures
-        ]
-    return lines
+    for label, record in zip(named, records, strict=True):
+        if record.status == "failed":
+            lines.append(f"{label}: failed: {record.error or 'no reason recorded'}")
+        elif record.status in states:
+            lines.append(f"{label}: {states[record.status]}")
+    told = [
+        f"{label}: {one['client']} failed in {one['phase']} of step {one['step']}: {one['message']}"
+        for label, record in zip(named, records, strict=True)
+        for one in record.failures
+    ]
+    if len(told) > LISTED:
+        told = [*told[:LISTED], f"{len(told) - LISTED:,} more failures of clients; the table of failures has all."]
+    return lines + told
 
 
 def warnings(records: Sequence[RunRecord]) -> list[str]:
@@ -57,11 +70,13 @@ def _state_warnings(scored: Sequence[RunRecord]) -> list[str]:
     dry = [record for record in scored if record.manifest.get("dry_run")]
     degraded = [record for record in scored if record.status == "degraded"]
     failed = [record for record in scored if record.status in ("failed", "running")]
+    suffering = [record for record in scored if record.setting == "federated" and fault_rate(record)]
     borrowing = [record for record in scored if _borrows(record)]
     texts = {
         "Dry run on a few batches: {}. The numbers show that it runs, nothing else.": dry,
         "Degraded: {}. Some clients took no part in all of it.": degraded,
         "Scored but not completed: {}. The scores may not be final.": failed,
+        "Faults on purpose (federation.faults): {}. These are the scores under faults.": suffering,
         "No test split: {}. Validation samples stand for it, and they chose the epoch or round.": borrowing,
     }
     return [text.format(_named(group)) for text, group in texts.items() if group] + _memory_warning(scored)

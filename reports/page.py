@@ -14,6 +14,8 @@ from reports.baselines import baseline_table
 from reports.comparison import Comparison
 from reports.costs import costs
 from reports.drawing import DPI, LABELS
+from reports.failure_table import failure_table
+from reports.fault_study import fault_table
 from reports.honesty import failures
 from reports.numbers import metric_name
 from reports.run_folder import RunRecord
@@ -29,6 +31,7 @@ CAPTIONS = {
     "per_client_curves": "Validation per client during training.",
     "true_against_predicted": "The best and the worst, with the score. The line: prediction equals truth.",
     "cross_site": "Every model on every test set. The diagonal of the clients' models is the local setting.",
+    "faults": "Marker: mean over seeds; line through it: lowest to highest. Cross at the foot: runs that failed.",
     "precision_recall": "Precision against recall over all thresholds. Marker: the threshold used. Grey: equal F1.",
     "f1_by_threshold": "F1 at every threshold. Marker, dashed line: the threshold used. Local: mean over its models.",
     "images": (
@@ -63,13 +66,14 @@ class Tile:
     small: str
 
 
-def render(comparison: Comparison, warnings: Sequence[str], pictures: Mapping[str, bytes]) -> str:
+def render(comparison: Comparison, warnings: Sequence[str], pictures: Mapping[str, bytes], out: Path) -> str:
     """Write the page.
 
     Args:
         comparison: The runs.
         warnings: What keeps them from being compared as they stand.
         pictures: File stem -> PNG, see `reports.plots.plots`.
+        out: Folder that the page is for.
     """
     scores = axis_scores(comparison)
     environment = Environment(
@@ -83,12 +87,14 @@ def render(comparison: Comparison, warnings: Sequence[str], pictures: Mapping[st
         title=_title(comparison),
         subtitle=_subtitle(comparison),
         verdict=verdict(comparison, warnings),
-        failures=failures(comparison.records),
+        failures=failures(comparison.everyone),
         warnings=warnings,
         tiles=_tiles(comparison),
         headline=headline_table(comparison),
         further=further_table(comparison),
         baselines=baseline_table(comparison),
+        faults=fault_table(comparison),
+        failed=failure_table(comparison.everyone, out),
         clients=client_table(comparison),
         noun=scores.noun if scores else "",
         axis=axis_table(scores, comparison) if scores else Table([]),
@@ -115,7 +121,7 @@ def _subtitle(comparison: Comparison) -> str:
     seeds = sorted({record.seed for record in comparison.records})
     count = len(comparison.clients)
     parts = [
-        f"{len(comparison.records)} run{'s' * (len(comparison.records) > 1)}",
+        f"{len(comparison.everyone)} run{'s' * (len(comparison.everyone) > 1)}",
         f"{count} client{'s' * (count != 1)}",
         f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}",
     ]
@@ -149,6 +155,7 @@ def _sections(pictures: Mapping[str, bytes]) -> dict[str, list[Picture]]:
     ]
     matrices = [stem for stem in pictures if stem.startswith("confusion_matrix")]
     return {
+        "fault_pictures": chosen("faults"),
         "client_pictures": chosen("per_client_bars", "per_client_gain"),
         "axis_pictures": chosen(*axes),
         "threshold_pictures": chosen("precision_recall", "f1_by_threshold"),
@@ -174,7 +181,7 @@ def _environment(comparison: Comparison) -> Table:
     table = Table(
         ["run", "status", "command", "code", "git", "python", "device", "threads", "packages", "weights kept"]
     )
-    for record in comparison.records:
+    for record in comparison.everyone:
         facts: Mapping[str, Any] = record.manifest.get("environment", {})
         versions = ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items() if version)
         values = [str(facts.get(key) or "") for key in ("command", "code", "git", "python", "device", "threads")]

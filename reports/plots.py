@@ -24,6 +24,7 @@ from reports.drawing import (
     matrix_axes,
     single,
 )
+from reports.fault_study import fault_plots
 from reports.numbers import NOT_RUN, Spread, metric_name, number
 from reports.outcome_plots import outcome_plots
 from reports.run_folder import RunRecord
@@ -52,7 +53,7 @@ def plots(comparison: Comparison) -> dict[str, Figure]:
     if bytes_per_step(federated, "bytes_up")[0]:
         figures["bytes_per_round"] = bytes_per_round(federated)
     figures |= axis_plots(comparison) | confusion_matrices(comparison)
-    return figures | threshold_plots(comparison) | outcome_plots(comparison)
+    return figures | threshold_plots(comparison) | outcome_plots(comparison) | fault_plots(comparison)
 
 
 def groups_of(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:

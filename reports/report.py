@@ -43,11 +43,11 @@ def write_page(comparison: Comparison, out: Path) -> Path:
     warned = warnings(comparison.records)
     with literal_text():
         pictures = {stem: _save(figure, out / "plots" / f"{stem}.png") for stem, figure in plots(comparison).items()}
-    if len(comparison.records) > 1:
+    if len(comparison.everyone) > 1:
         _write_tables(comparison, warned, out)
     write_exports(comparison, out)
     page = out / "report.html"
-    write_text(page, render(comparison, warned, pictures))
+    write_text(page, render(comparison, warned, pictures, out))
     return page
 
 
@@ -82,11 +82,11 @@ def _write_tables(comparison: Comparison, warned: list[str], out: Path) -> None:
         "primary": comparison.primary,
         "higher_is_better": comparison.higher_is_better,
         "verdict": verdict(comparison, warned),
-        "failures": failures(comparison.records),
+        "failures": failures(comparison.everyone),
         "warnings": warned,
         "runs": [
             {"folder": one.folder.name, "setting": one.setting, "seed": one.seed, "status": one.status}
-            for one in comparison.records
+            for one in comparison.everyone
         ],
         "rows": rows,
     }

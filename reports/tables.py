@@ -27,6 +27,8 @@ class Cell:
     small: str = ""
     shade: float = 0.0
     """Strength of the background, 0 to 1."""
+    href: str = ""
+    """File that the text links to, relative to the page."""
 
 
 @dataclass(frozen=True)

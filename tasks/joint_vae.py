@@ -116,8 +116,9 @@ class JointVAETask(JointVAEOptions):
         """Count samples, and say what was left out."""
         study = self._study()
         counts = {split: len(study.rows(client, split)) for split in SPLITS}
-        platforms = ", ".join(sorted(study.own_features[client]))
-        return {**counts, "platforms": platforms, "unused": study.unused(client), "files": study.manifest(client)}
+        platforms, unused = ", ".join(sorted(study.own_features[client])), study.unused(client)
+        said = {**counts, "platforms": platforms, **({"unused": unused} if unused else {})}
+        return {**said, "files": study.manifest(client)}
 
     def absent(self, client: str) -> tuple[str, ...]:
         """Give the parameters of a platform that a client does not have."""

@@ -20,8 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,6 +76,7 @@ class Command:
     results: Path
     engine: str
     overrides: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -85,19 +86,20 @@ class Command:
     def start(self, *, resume: bool = False) -> "subprocess.Popen[str]":
         """Start the command; it goes on with the run folder where `resume` is set."""
         words = [str(self.config), *self.overrides, "--results", str(self.results), "--name", "run"]
-        return _python("fl", *(["--resume", str(self.folder)] if resume else words), "--engine", self.engine)
+        words = ["--resume", str(self.folder)] if resume else words
+        return _python("fl", *words, "--engine", self.engine, **self.environment)
 
     def run(self) -> tuple[int, str]:
         """Run to the end; give the exit code and what was written to stderr."""
         return _end(self.start())
 
 
-def _python(module: str, *words: str) -> "subprocess.Popen[str]":
+def _python(module: str, *words: str, **environment: str) -> "subprocess.Popen[str]":
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return subprocess.Popen(
         [sys.executable, "-m", module, *words],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -14,24 +14,20 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from datasets.__main__ import app as datasets_app
+from datasets.rosette_augmentation import CHANGES
 from datasets.rosette_objects import label_rosettes, rosette_mask
 from tasks.attention_unet import PIXEL, AttentionUNetTask, Channels
 from tests.commands import refused
 from tests.commands import run as command
 from tests.conftest import Finished
 from tests.rosette_runs import CLIENTS, CONFIG, SETTINGS, SMALL, STORED, open_task, run, tissue
+from training.config import experiment_names, load
 from training.loading import fetch
 from training.trained import open_trained
 
 __all__ = ["tissue"]
 
-EVERY_CHANGE = [
-    f"options.augmentation.{name}=0.6"
-    for name in (
-        *("horizontal_flip", "vertical_flip", "rotation"),
-        *("elastic_transform", "affine_transform", "coarse_dropout"),
-    )
-]
+EVERY_CHANGE = [f"options.augmentation.{name}=0.6" for name in CHANGES]
 
 
 # Equal weights
@@ -227,6 +223,18 @@ def test_new_images_that_cannot_be_used_are_refused(
 
 
 DOCUMENTED = ["baseline_test", "baseline_full", "higher_lr", "larger_batch", "no_augmentation"]
+
+
+def test_the_documented_experiments_change_what_they_say() -> None:
+    assert experiment_names(CONFIG) == DOCUMENTED
+    base = load(CONFIG)
+    made = {name: load(CONFIG, experiment=name) for name in DOCUMENTED}
+    rounds = [made[name].federation.rounds for name in DOCUMENTED]
+    assert rounds == [1, 50, 25, 50, 50] and base.federation.rounds == 50
+    assert made["baseline_full"].digest == base.digest
+    assert (made["higher_lr"].train.lr, made["larger_batch"].train.batch_size) == (0.01, 8)
+    augmentation = made["no_augmentation"].options["augmentation"]
+    assert not any(augmentation[name] for name in CHANGES) and augmentation["turn"] == 15
 
 
 def test_the_documented_experiments_run_in_turn_and_once(tissue: Path, tmp_path: Path) -> None:

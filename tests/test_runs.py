@@ -57,7 +57,8 @@ def test_local_models_see_their_own_data_only(go: Go) -> None:
     rows = {(row["model"], row["data"]) for row in run.json("eval_summary")["rows"]}
     names = ["ada", "bob", "cyd"]
     assert rows == {(m, d) for m in names for d in [*names, "held_out"]} | {("local", "pooled")}
-    assert sorted(path.name for path in run.folder.glob("model_final*.pt")) == [f"model_final.{name}.pt" for name in names]
+    stored = sorted(path.name for path in run.folder.glob("model_final*.pt"))
+    assert stored == [f"model_final.{name}.pt" for name in names]
     alone = go("centralized", "options.names=[ada]")
     assert run.json("manifest")["weights_sha256"]["ada"] == alone.hashes[0]
 

@@ -60,7 +60,8 @@ class Train(Options):
     cache_limit_gb: float = Field(4.0, gt=0)
     """Largest size of one split's cached output in memory and on disk; above it the frozen layers run each time."""
     oom_limit: int = Field(0, ge=0)
-    """Steps of an epoch that may be left out where GPU memory runs out; above it training fails."""
+    """Steps of an epoch that may be left out where GPU memory runs out; above it training fails. With 0 a step that
+    runs out of memory is made again in smaller parts, whose gradients add up to the same."""
     memory_monitor: float | None = Field(None, gt=0)
     """Seconds between two lines in log.txt about the memory of all processes and of the GPU; by default none."""
     tensorboard: bool = False

@@ -13,12 +13,12 @@ from core.files import read_json
 from fl.engines import Engine, check_federation, engine_function
 from reports.experiment_summary import summarise
 from reports.report import write_report
-from training.config import Experiment, load
+from training.config import Experiment
 from training.distributed import refuse_processes
-from training.matrix import Matrix, Place, open_matrix
+from training.matrix import Matrix, Place
+from training.request import Request
 from training.runs import EXIT_CODES, Run, Setting, check_name, default_name
-from training.session import DRY_RUN, conduct, task_stem
-from training.split_file import check_split
+from training.session import conduct, task_stem
 
 SETTINGS: tuple[Setting, ...] = ("centralized", "local", "federated")
 
@@ -49,27 +49,17 @@ def main(
     """
     with one_line_errors():
         refuse_processes("compare.py")
-        matrix = open_matrix(
-            config,
-            overrides or [],
-            "compare",
-            experiment=experiment,
-            every=every,
-            results=results,
-            name=name,
-            resume=resume,
-            dry_run=dry_run,
-            split=split,
-            any_seed=True,
-        )
+        request = Request(
+            config=config, overrides=overrides or [], results=results, name=name, resume=resume,
+            experiment=experiment, every=every, split=split, dry_run=dry_run,
+        )  # fmt: skip
+        matrix = request.matrix("compare", any_seed=True)
         if matrix:
             code = matrix.conduct(lambda place: _conduct_place(place, matrix, seeds, engine))
             print(f"summary: {summarise(matrix.folder, matrix.done)}")
             raise typer.Exit(code)
-        plain = load(config, [*(overrides or []), *(DRY_RUN if dry_run else ())])
+        plain = request.load()
         folder = _known_folder(resume) if resume else _new_folder(results / task_stem(plain), name)
-        if split:
-            check_split(split, plain)
         check_federation(plain)
         code = _compare(plain, folder, seeds, engine)
     raise typer.Exit(code)

@@ -3,7 +3,7 @@
 import functools
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -14,10 +14,8 @@ from core.commands import DefaultCommand, one_line_errors
 from reports.experiment_summary import summarise
 from reports.report import write_report
 from training import checkpoints
-from training.distributed import Group, joined
-from training.matrix import Matrix, conduct_run, open_matrix
-from training.runs import EXIT_CODES
-from training.session import conduct, open_run
+from training.distributed import joined
+from training.request import Request, answer
 
 app = typer.Typer(cls=DefaultCommand, add_completion=False, pretty_exceptions_enable=False)
 
@@ -61,49 +59,20 @@ def train(
     Exit codes: 0 completed, 1 failed, 2 input refused.
     """
     with one_line_errors(), joined() as group:
-        checkpoints.check_accept(accept or [], resume)
-        with group.first_leads():
-            matrix = open_matrix(
-                config,
-                overrides or [],
-                setting.value,
-                experiment=experiment,
-                every=every,
-                results=results,
-                name=name,
-                resume=resume,
-                dry_run=dry_run,
-                split=split,
-                group=group,
-            )
-        if matrix:
-            raise typer.Exit(_conduct(matrix, setting.value, group))
-        run = open_run(
-            config,
-            overrides or [],
+        request = Request(
+            config=config, overrides=overrides or [], results=results, name=name, resume=resume, accept=accept or [],
+            experiment=experiment, every=every, split=split, dry_run=dry_run,
+        )  # fmt: skip
+        code = answer(
+            request,
             setting.value,
-            results=results,
-            name=name,
-            resume=resume,
-            dry_run=dry_run,
+            functools.partial(execute, group=group),
             resumable=("centralized", "local"),
-            split=split,
+            report=_report,
+            summarise=summarise,
             group=group,
         )
-        if group.leads:
-            checkpoints.accept(run.folder, accept or [])
-        status = conduct(run, functools.partial(execute, group=group))
-        if group.leads:
-            _report(run.folder)
-    raise typer.Exit(EXIT_CODES[status])
-
-
-def _conduct(matrix: Matrix, setting: Literal["centralized", "local"], group: Group) -> int:
-    execution = functools.partial(execute, group=group)
-    code = matrix.conduct(lambda place: conduct_run(place, matrix, setting, execution, _report, group))
-    if group.leads:
-        print(f"summary: {summarise(matrix.folder, matrix.done)}")
-    return code
+    raise typer.Exit(code)
 
 
 def _report(folder: Path) -> None:

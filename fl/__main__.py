@@ -12,9 +12,7 @@ from reports.experiment_summary import summarise
 from reports.report import write_report
 from training import checkpoints
 from training.distributed import refuse_processes
-from training.matrix import conduct_run, open_matrix
-from training.runs import EXIT_CODES
-from training.session import conduct, open_run
+from training.request import Request, answer
 
 app = typer.Typer(cls=DefaultCommand, add_completion=False, pretty_exceptions_enable=False)
 
@@ -52,39 +50,19 @@ def train(
     """
     with one_line_errors():
         refuse_processes("python -m fl")
-        checkpoints.check_accept(accept or [], resume)
-        matrix = open_matrix(
-            config,
-            overrides or [],
+        request = Request(
+            config=config, overrides=overrides or [], results=results, name=name, resume=resume, accept=accept or [],
+            experiment=experiment, every=every, split=split, dry_run=dry_run,
+        )  # fmt: skip
+        code = answer(
+            request,
             "federated",
-            experiment=experiment,
-            every=every,
-            results=results,
-            name=name,
-            resume=resume,
-            dry_run=dry_run,
-            split=split,
-        )
-        if matrix:
-            execute = engine_function(engine)
-            code = matrix.conduct(lambda place: conduct_run(place, matrix, "federated", execute, _report))
-            print(f"summary: {summarise(matrix.folder, matrix.done)}")
-            raise typer.Exit(code)
-        run = open_run(
-            config,
-            overrides or [],
-            "federated",
-            results=results,
-            name=name,
-            resume=resume,
-            dry_run=dry_run,
+            engine_function(engine),
             resumable=("federated",),
-            split=split,
+            report=_report,
+            summarise=summarise,
         )
-        checkpoints.accept(run.folder, accept or [])
-        status = conduct(run, engine_function(engine))
-        _report(run.folder)
-    raise typer.Exit(EXIT_CODES[status])
+    raise typer.Exit(code)
 
 
 def _report(folder: Path) -> None:

@@ -14,12 +14,12 @@ from typing import Any
 
 from core.errors import UserError, one_line
 from core.files import make_folder, read_json, sha256_json, write_json
-from training.config import Experiment, experiment_names, load
+from training.config import Experiment
 from training.distributed import ALONE, Group
 from training.experiments import SUPERSEDED
 from training.preparation import check_names
-from training.runs import EXIT_CODES, FollowingRun, Run, Setting, Status, check_name, exit_code_of
-from training.session import DRY_RUN, conduct, task_stem
+from training.runs import EXIT_CODES, FollowingRun, Run, Setting, Status, exit_code_of
+from training.session import conduct
 from training.split_file import check_split
 
 BASIS = "basis.json"
@@ -104,37 +104,6 @@ class Matrix:
             self.digests[key] = _data_digest(experiment)
         seedless = experiment.model_copy(update={"seed": 0}) if self.any_seed else experiment
         return {"config": seedless.digest, "data": self.digests[key]}
-
-
-def open_matrix(
-    config: Path | None, overrides: Sequence[str], setting: str, *, experiment: str, every: bool, results: Path,
-    name: str, resume: Path | None, dry_run: bool, split: Path | None, any_seed: bool = False, group: Group = ALONE,
-) -> Matrix | None:  # fmt: skip
-    """Give the experiments that a command line asks for; None where it asks for the plain file.
-
-    All are resolved before any of them is run, so that a mistake in one shows at once.
-
-    Raises:
-        UserError: Options contradict each other, or the file or one of the experiments cannot be used.
-    """
-    if not (experiment or every):
-        return None
-    if experiment and every:
-        raise UserError(f"--all: runs every experiment; leave out --experiment {experiment}, or --all")
-    if every and group.size > 1:
-        raise UserError("torchrun: --all: several processes train one experiment; name it with --experiment")
-    if resume:
-        raise UserError(f"--resume {resume}: goes on with the run's own config; leave out --experiment and --all")
-    if not config:
-        raise UserError("CONFIG is missing; name a file of configs/ that lists `experiments:`")
-    names = [experiment] if experiment else experiment_names(config)
-    if not names:
-        raise UserError(f"{config}: --all: lists no experiments; add `experiments:` or leave out --all")
-    values = [*overrides, *DRY_RUN] if dry_run else list(overrides)
-    experiments = [load(config, values, experiment=one) for one in names]
-    stem = check_name(name) or f"{'dry-run__' if dry_run else ''}{config.stem}"
-    folder = results / task_stem(experiments[0]) / stem / setting
-    return Matrix([Place(one, folder / one.experiment) for one in experiments], folder, split, any_seed)
 
 
 def conduct_run(

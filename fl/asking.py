@@ -13,15 +13,16 @@ from training.runs import Run
 class Asking:
     """Asks clients, and goes on without those that failed for good only as far as the policy allows."""
 
-    def __init__(self, run: Run, nodes: Nodes, options: Federation) -> None:
+    def __init__(self, run: Run, nodes: Nodes, options: Federation, request: dict[str, Any]) -> None:
         """Take the policy.
 
         Args:
             run: Where failures are recorded.
             nodes: Who serves the clients.
             options: `retries`, `client_timeout`, `min_clients` and `on_client_failure`.
+            request: Plain values that every request carries; more may be added on the way.
         """
-        self.run, self.nodes, self.options = run, nodes, options
+        self.run, self.nodes, self.options, self.request = run, nodes, options, request
         self.deaths = Deaths(run.folder)
 
     def ask(
@@ -35,11 +36,20 @@ class Asking:
     ) -> Answers:
         """Ask clients in a round (0: before the first).
 
+        Args:
+            kind: Message type, such as `train`.
+            clients: Names.
+            number: The round whose step a failure is recorded under.
+            request: Plain values for this request; `round` is the number unless it says otherwise.
+            arrays: Global weights, or None.
+            reject: Tells what is wrong with a client's good-looking answer, or None.
+
         Raises:
             UserError: A client refused its input, and too few good replies are left.
             RoundError: Too few good replies are left.
             WorkersDiedError: Workers of a simulation died.
         """
+        request = {**self.request, "round": number, **request}
         exchange = " ".join(filter(None, [kind.removeprefix("query."), f"round {number}", request.get("split", "")]))
         counts = self.deaths.counts(exchange)
         given_up = [name for name in clients if counts.get(name, 0) > self.options.retries]

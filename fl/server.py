@@ -12,11 +12,11 @@ from core.errors import UserError
 from core.randomness import generator
 from datasets.leakage import check_disjoint
 from fl.asking import Asking
-from fl.exchange import Arrays, Part, payload
+from fl.exchange import Part, payload
 from fl.faults import check_faults
 from fl.global_model import GlobalModel
 from fl.guard import reason_to_reject
-from fl.nodes import Answers, Nodes, Reject, RoundError, raise_refusals
+from fl.nodes import Nodes, Reject, RoundError, raise_refusals
 from fl.strategies import Update, check_clients, needed_clients
 from training.announcement import announce
 from training.config import Experiment, to_yaml
@@ -77,25 +77,25 @@ class Server:
         self.device = choose_device(self.experiment.train.device)
         self.start = time.perf_counter()
         self.nodes = Nodes(grid, nodes)
-        self.asking = Asking(run, self.nodes, self.options)
-        self.request: dict[str, Any] = {
+        request: dict[str, Any] = {
             "client_timeout": self.options.client_timeout,
             "experiment": to_yaml(self.experiment),
             "code": code_digest(),
             "folder": str(run.folder),
         }
-        self.clients = check_names(self.nodes.greet(self.request), str(self.task.data))
+        self.clients = check_names(self.nodes.greet(request), str(self.task.data))
         check_clients(self.options, len(self.clients))
         check_faults(self.options, self.clients, self.task)
+        self.asking = Asking(run, self.nodes, self.options, request)
         self._agree()
         fitted = self.task.fit(self.everyone, self.everyone)
         self.model = GlobalModel(run, self.task, fitted, self.device, self.digests)
-        self.request |= {
+        self.asking.request |= {
             "fitted": fitted.model_dump(mode="json"),
             "frozen": self.model.frozen,
             "higher_is_better": self.model.selection.higher_is_better,
         }
-        self._ask("query.open", self.clients, 0, {})
+        self.asking.ask("query.open", self.clients, 0, {})
 
     def conduct(self) -> Status:
         """Run all rounds, then score the selected weights."""
@@ -112,7 +112,7 @@ class Server:
 
     def _agree(self) -> None:
         """Collect statistics and sizes; refuse leaks."""
-        answers = self._ask("query.statistics", self.clients, 0, {})
+        answers = self.asking.ask("query.statistics", self.clients, 0, {})
         parts = {client: part.info for client, part in answers.good.items()}
         self.clients = sorted(parts)
         first = {client: Statistics.model_validate(info["statistics"]) for client, info in parts.items()}
@@ -125,7 +125,7 @@ class Server:
     def _further_statistics(self, known: Statistics) -> dict[str, Statistics]:
         """Ask for sums that rest on what all clients said: who gave that must give these, too."""
         request = {"known": known.model_dump(mode="json")}
-        answers = self._ask("query.further_statistics", self.clients, 0, request)
+        answers = self.asking.ask("query.further_statistics", self.clients, 0, request)
         raise_refusals(answers.failures)
         return {name: Statistics.model_validate(part.info["statistics"]) for name, part in answers.good.items()}
 
@@ -154,7 +154,7 @@ class Server:
             "monitored": self.model.monitored_value,
             "selected": self.model.selection.best_step,
         }
-        trained = self._ask("train", chosen, number, request, sent, self._reject(number))
+        trained = self.asking.ask("train", chosen, number, request, sent, self._reject(number))
         updates = {
             name: Update(part.arrays["update"], part.info["samples"], part.info["initial_loss"])
             for name, part in trained.good.items()
@@ -185,24 +185,13 @@ class Server:
         return sorted(str(name) for name in drawn)
 
     def _validate(self, number: int) -> dict[str, Any]:
-        answers = self._ask(
+        answers = self.asking.ask(
             "evaluate", self.clients, number, {"round": number, "split": "val"}, self.model.sent(number)
         )
         scored = {name: self._metrics([part.arrays["states"]]) for name, part in answers.good.items()}
         pooled = self._metrics([metrics.states() for metrics in scored.values()])
         self.model.select(number, pooled)
         return {**{name: entry(metrics) for name, metrics in scored.items()}, "pooled": entry(pooled)}
-
-    def _ask(
-        self,
-        kind: str,
-        clients: Sequence[str],
-        number: int,
-        request: dict[str, Any],
-        arrays: Arrays | None = None,
-        reject: Reject = lambda name, part: None,
-    ) -> Answers:
-        return self.asking.ask(kind, clients, number, {**self.request, "round": number, **request}, arrays, reject)
 
     def _reject(self, number: int) -> Reject:
         def reason(name: str, part: Part) -> str | None:
@@ -218,7 +207,9 @@ class Server:
         """Score the selected weights on every test set and write the results."""
         self.model.load_selected()
         request = {"round": self.model.selected, "split": "test"}
-        answers = self._ask("evaluate", self.clients, self.model.round, request, self.model.sent(self.model.round))
+        answers = self.asking.ask(
+            "evaluate", self.clients, self.model.round, request, self.model.sent(self.model.round)
+        )
         scored = {name: self._metrics([part.arrays["states"]]) for name, part in answers.good.items()}
         scored["pooled"] = self._metrics([metrics.states() for metrics in scored.values()])
         held_out = self.model.held_out_metrics(store=True)

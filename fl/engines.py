@@ -1,10 +1,8 @@
 """The two engines: the same ServerApp logic and ClientApp, in one process or in an isolated `flwr run` on Ray."""
 
 import re
-import tempfile
 from collections.abc import Callable
 from enum import StrEnum
-from pathlib import Path
 
 from core.errors import UserError
 from core.files import read_json
@@ -70,11 +68,10 @@ def on_flower(run: Run) -> Status:
     patience = _Patience(run)
     while True:
         failure: LaunchError | None = None
-        with tempfile.TemporaryDirectory(prefix="triptych-") as neutral:
-            try:
-                launch(ROOT, config, resources, log=_Console(run), workdir=Path(neutral))
-            except LaunchError as error:
-                failure = error
+        try:
+            launch(ROOT, config, resources, log=_Console(run))
+        except LaunchError as error:
+            failure = error
         if not patience.for_another():
             return _outcome(run, failure)
         run.log("the launch ended before the run did; another one goes on from there")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.files import make_folder
 from fl.isolation import Isolation, executables, isolated
 
 STARTUP_SECONDS = 120.0
@@ -54,7 +55,9 @@ class Record:
     details: str = ""
 
 
-def launch(root: Path, run_config: Mapping[str, str | int], resources: Resources, *, log: Log, workdir: Path) -> None:
+def launch(
+    root: Path, run_config: Mapping[str, str | int], resources: Resources, *, log: Log, workdir: Path | None = None
+) -> None:
     """Run the Flower app in `root` to its end.
 
     Args:
@@ -62,12 +65,14 @@ def launch(root: Path, run_config: Mapping[str, str | int], resources: Resources
         run_config: Values of keys that `[tool.flwr.app.config]` declares; paths must be absolute.
         resources: Size of the simulated federation.
         log: Takes each line that Flower prints; after a failure also the SuperLink's own.
-        workdir: Working directory of every process. Ray's workers import from there first, so it should be empty.
+        workdir: Working directory of every process. Ray's workers import from there first, so it should be empty; by
+            default a new folder that goes with the launch, also when this process is killed.
 
     Raises:
         LaunchError: The app did not build or start, or the run did not complete.
     """
     with isolated() as place:
+        workdir = workdir or make_folder(place.home / "work")
         output = place.home / "superlink.txt"
         try:
             with _superlink(place, workdir, output) as superlink:

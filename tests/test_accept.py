@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from core.files import atomic
 from tests.commands import refused, run
 from tests.toy_task import Points
 from training.engine import Trainer
@@ -81,6 +82,21 @@ def test_what_was_accepted_once_is_not_accepted_for_ever(
     (folder / "accepted.json").write_text('["code", "data"]')
     monkeypatch.setattr("training.preparation.code_digest", lambda: "0123456789ab")
     refused(run(command, "--resume", folder), "made with other code")
+
+
+@BOTH
+def test_what_a_killed_process_was_writing_is_cleared_away(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    folder = interrupted(toy, tmp_path, command, monkeypatch)
+    with pytest.raises(KeyboardInterrupt), atomic(folder / "checkpoints" / "last.pt") as half_written:
+        half_written.write_text("half")
+        left = half_written.with_name(half_written.name.replace("last", "best"))
+        left.write_text("half")
+        raise KeyboardInterrupt
+    assert left.exists() and not half_written.exists()
+    assert run(command, "--resume", folder).exit_code == 0
+    assert not left.exists()
 
 
 @BOTH

@@ -76,6 +76,8 @@ class Run:
             raise UserError(f"{folder}: a {status['setting']} run; resume it with the command that started it")
         if status["status"] in ("completed", "degraded"):
             raise UserError(f"{folder}: this run is {status['status']}; there is nothing to resume")
+        for half_written in folder.rglob(".*-????????.*"):  # by a process that was killed; see `core.files.atomic`
+            half_written.unlink(missing_ok=True)
         run = cls.attach(folder)
         run.set_status("running")
         return run

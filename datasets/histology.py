@@ -18,8 +18,9 @@ from core.errors import UserError
 from core.files import sha256_json
 from datasets.histology_table import Table, read_columns, read_table, refuse_shared, row_name
 from datasets.histology_tiles import image_digest
+from datasets.placed import Placed, Rows
 from datasets.placement import HELD_OUT, Placement
-from datasets.unit_splits import SPLITS, split_units
+from datasets.unit_splits import SPLITS
 
 METADATA = "metadata.csv"
 
@@ -36,22 +37,16 @@ class TilePlacement(Placement):
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class Study(Placed):
     """All tiles, opened once.
 
     Attributes:
         table: The tiles with their groups and targets.
-        clients_N: Client of every tile, "held_out" for nobody's.
-        splits_N: Split of every tile; "" for tiles that no row of the split CSV names.
         split_file: The split CSV, where there is one.
-        borrowed: Whether val stands for test, because the split CSV knows no test.
     """
 
     table: Table
-    clients_N: npt.NDArray[np.str_]
-    splits_N: npt.NDArray[np.str_]
     split_file: Path | None
-    borrowed: bool
 
     @classmethod
     def open(
@@ -81,44 +76,24 @@ class Study:
         columns = {"path_col": path_key, "group_col": group_key, "client_col": placement.client_key}
         table = read_table(source, **columns, target_dim=target_dim, root=root)  # type: ignore[arg-type]
         clients_N = _clients(table, placement)
-        splits_N = _drawn(table, clients_N, placement) if placement.split is None else _joined(table, placement.split)
+        if placement.split is None:
+            groups = {"kind": "groups", "remedy": "add groups or use fewer clients"}
+            splits_N = placement.draw(table.groups, clients_N, source=table.source, **groups)
+        else:
+            splits_N = _joined(table, placement.split)
         splits_N[(clients_N == HELD_OUT) & (splits_N != "")] = "test"
-        own = splits_N[clients_N != HELD_OUT]
-        study = cls(table, clients_N, splits_N, placement.split, borrowed="test" not in own)
+        borrowed = "test" not in splits_N[clients_N != HELD_OUT]
+        study = cls(table, placement.split, clients_N=clients_N, splits_N=splits_N, borrowed=borrowed)
         study._refuse_empty()
         return study
 
-    @functools.cached_property
-    def clients(self) -> list[str]:
-        """Names of the clients, sorted."""
-        return sorted(set(self.clients_N.tolist()) - {HELD_OUT})
-
-    @property
-    def has_held_out(self) -> bool:
-        """Whether there are tiles that belong to nobody."""
-        return bool(len(self.rows(HELD_OUT, "test")))
-
-    def rows(self, client: str, split: str) -> npt.NDArray[np.int64]:
-        """Give the rows of a client (or of "held_out", whose split is test) and split."""
-        stored = "val" if self.borrowed and split == "test" and client != HELD_OUT else split
-        return np.flatnonzero((self.clients_N == client) & (self.splits_N == stored))
-
-    def identities(self, client: str) -> dict[str, dict[str, list[str]]]:
-        """Give split -> level -> ids that must not occur in another split or client; without a borrowed test."""
-        splits = ("test",) if client == HELD_OUT else SPLITS[:2] if self.borrowed else SPLITS
-        return {split: self._levels(self.rows(client, split)) for split in splits}
-
-    def digest(self, client: str) -> str:
-        """Give a SHA-256 of all that a client's samples are made of: ids, groups, splits, targets and images."""
-        return sha256_json([self._entry(self.rows(client, split))["sha256"] for split in SPLITS])
-
     def manifest(self, client: str) -> dict[str, Any]:
         """Describe the splits so that they can be stored: file, tiles, groups and SHA-256 of the content."""
-        entries = {split: self._entry(self.rows(client, split)) for split in SPLITS}
+        entries = super().manifest(client)
         entries["test"]["borrowed_from"] = "val" if self.borrowed else None
         return entries
 
-    def _entry(self, rows: npt.NDArray[np.int64]) -> dict[str, Any]:
+    def _entry(self, rows: Rows) -> dict[str, Any]:
         facts = [
             [
                 self.table.paths[at].item(),
@@ -145,18 +120,16 @@ class Study:
             self._hashes[at] = image_digest(self.table.files[at])
         return self._hashes[at]
 
-    def _levels(self, rows: npt.NDArray[np.int64]) -> dict[str, list[str]]:
+    def _levels(self, rows: Rows) -> dict[str, list[str]]:
         groups = sorted(set(self.table.groups[rows].tolist()))
         return {"tile": self.table.paths[rows].tolist(), "group": groups}
 
     def _refuse_empty(self) -> None:
-        for client in self.clients:
-            for split in SPLITS:
-                if not len(self.rows(client, split)):
-                    raise UserError(
-                        f"{self.split_file}: no {split} rows for client {client!r}; split each client by itself "
-                        "(`python -m datasets split --client-col`) or leave options.split out"
-                    )
+        for client, split in self._empty_splits():
+            raise UserError(
+                f"{self.split_file}: no {split} rows for client {client!r}; split each client by itself "
+                "(`python -m datasets split --client-col`) or leave options.split out"
+            )
 
 
 def metadata_file(data: Path) -> Path:
@@ -170,23 +143,6 @@ def _clients(table: Table, placement: TilePlacement) -> npt.NDArray[np.str_]:
         owner = placement.divide(table.groups.tolist())
         return np.asarray([owner[group] for group in table.groups.tolist()], dtype=np.str_)
     return np.asarray([placement.owner(name) for name in table.clients.tolist()], dtype=np.str_)
-
-
-def _drawn(table: Table, clients_N: npt.NDArray[np.str_], placement: TilePlacement) -> npt.NDArray[np.str_]:
-    """Draw the splits of each client by whole groups."""
-    splits_N = np.full(len(table), "test", dtype="<U5")
-    for client in sorted(set(clients_N.tolist()) - {HELD_OUT}):
-        rows = clients_N == client
-        groups = sorted(set(table.groups[rows].tolist()))
-        if len(groups) < len(SPLITS):
-            raise UserError(
-                f"{table.source}: client {client!r} has {len(groups)} groups ({', '.join(groups)}), three needed for "
-                "train, val and test; add groups or use fewer clients"
-            )
-        splits_N[rows] = split_units(
-            table.groups[rows], placement.fractions, seed=placement.seed, client=client, source=str(table.source)
-        )
-    return splits_N
 
 
 def _joined(table: Table, source: Path) -> npt.NDArray[np.str_]:

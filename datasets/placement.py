@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from core.errors import UserError
 from datasets.partitions import PartitionName, divide
-from datasets.unit_splits import check_fractions
+from datasets.unit_splits import SPLITS, check_fractions, split_units
 
 HELD_OUT = "held_out"
 """Stands for the client to whom nobody's samples belong."""
@@ -59,3 +63,35 @@ class Placement:
         """
         assert self.partition is not None and self.clients is not None
         return divide(units, self.partition, self.clients, seed=self.seed, labels=labels, alpha=self.alpha)
+
+    def draw(
+        self, units_N: npt.NDArray[np.str_], clients_N: npt.NDArray[np.str_], *, source: Path, kind: str, remedy: str
+    ) -> npt.NDArray[np.str_]:
+        """Draw the splits of each client by whole units; what belongs to nobody is test.
+
+        Args:
+            units_N: Unit of every sample.
+            clients_N: Client of every sample.
+            source: File or folder to name in an error.
+            kind: What the units are, in the plural, for an error.
+            remedy: What to do about a client with too few of them.
+
+        Returns:
+            Name of the split of every sample, shape [samples].
+
+        Raises:
+            UserError: A client has fewer than three units.
+        """
+        splits_N = np.full(len(units_N), "test", dtype="<U5")
+        for client in sorted(set(clients_N.tolist()) - {HELD_OUT}):
+            rows = clients_N == client
+            units = np.unique(units_N[rows]).tolist()
+            if len(units) < len(SPLITS):
+                raise UserError(
+                    f"{source}: client {client!r} has {len(units)} {kind} ({', '.join(units)}), three needed for "
+                    f"train, val and test; {remedy}"
+                )
+            splits_N[rows] = split_units(
+                units_N[rows], self.fractions, seed=self.seed, client=client, source=str(source)
+            )
+        return splits_N

@@ -5,7 +5,6 @@ samples. Everything that is fitted is fitted on train rows: `datasets.proteomics
 `datasets.proteomics_scaling`.
 """
 
-import functools
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from core.errors import UserError
 from core.files import sha256_json
+from datasets.placed import Placed, Rows
 from datasets.placement import HELD_OUT
 from datasets.proteomics_features import Features, agreed_features, left_out
 from datasets.proteomics_files import Texts
@@ -28,10 +28,8 @@ from datasets.proteomics_scaling import Preprocessing
 from datasets.proteomics_splits import draw_splits, joined, read_split
 from datasets.proteomics_statistics import Agreed, SecondPass, first_pass, second_pass
 from datasets.proteomics_steps import Steps, nearest_fill
-from datasets.unit_splits import SPLITS
 
 Array = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +58,7 @@ class PairedRows:
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class Study(Placed):
     """All samples, opened once.
 
     Attributes:
@@ -68,9 +66,7 @@ class Study:
         features: Platform to the features used, in order; empty where nobody has the platform.
         own_features: Client to platform to the features of its files.
         ids_N: Ids, by client and then sorted as text.
-        clients_N: Client of every sample, "held_out" for nobody's.
         units_N: Donor of every sample.
-        splits_N: Split of every sample; "" for those that the split file does not name.
         values: Platform to abundances [N, D] as measured, NaN where missing or not measured at all.
         has: Platform to which samples were measured on it, [N].
         dropped: Client to what was left out: `only_a`, `only_b` and `incomplete` samples.
@@ -81,9 +77,7 @@ class Study:
     features: Features
     own_features: Mapping[str, Features]
     ids_N: Texts
-    clients_N: Texts
     units_N: Texts
-    splits_N: Texts
     values: Mapping[str, Array]
     has: Mapping[str, npt.NDArray[np.bool_]]
     dropped: Mapping[str, Mapping[str, int]]
@@ -129,20 +123,6 @@ class Study:
         study._refuse_empty()
         _warn_of_features(data, {name: left_out(held, chosen) for name, held in own.items()})
         return study
-
-    @functools.cached_property
-    def clients(self) -> list[str]:
-        """Names of the clients, sorted."""
-        return sorted(set(self.clients_N.tolist()) - {HELD_OUT})
-
-    @property
-    def has_held_out(self) -> bool:
-        """Whether there are samples that belong to nobody."""
-        return bool((self.clients_N == HELD_OUT).any())
-
-    def rows(self, client: str, split: str) -> Rows:
-        """Give the rows of a client (or of "held_out", whose split is test) and split."""
-        return np.flatnonzero((self.clients_N == client) & (self.splits_N == split))
 
     # Fitting
 
@@ -192,18 +172,9 @@ class Study:
 
     # Records
 
-    def identities(self, client: str) -> dict[str, dict[str, list[str]]]:
-        """Give split -> level -> ids that must not occur in another split or client."""
-        splits = ("test",) if client == HELD_OUT else SPLITS
-        return {split: self._levels(self.rows(client, split)) for split in splits}
-
     def digest(self, client: str) -> str:
         """Give a SHA-256 of all that a client's samples are made of: features, ids, donors, splits and values."""
-        return sha256_json([self.features, [self._entry(self.rows(client, split)) for split in SPLITS]])
-
-    def manifest(self, client: str) -> dict[str, Any]:
-        """Describe the splits so that they can be stored: file, samples, donors and SHA-256 of the content."""
-        return {split: self._entry(self.rows(client, split)) for split in SPLITS}
+        return sha256_json([self.features, list(self.manifest(client).values())])
 
     def unused(self, client: str) -> dict[str, Any]:
         """Say what of a client's files is not used: samples by reason, and features by platform."""
@@ -233,11 +204,9 @@ class Study:
         }
 
     def _refuse_empty(self) -> None:
-        for client in self.clients:
-            for split in SPLITS:
-                if not len(self.rows(client, split)):
-                    where = self.source if self.placement.split is None else self.placement.split
-                    raise UserError(f"{where}: client {client!r} has no {split} samples; give every client all splits")
+        for client, split in self._empty_splits():
+            where = self.source if self.placement.split is None else self.placement.split
+            raise UserError(f"{where}: client {client!r} has no {split} samples; give every client all splits")
 
 
 @dataclass(frozen=True, eq=False)

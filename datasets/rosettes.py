@@ -18,11 +18,11 @@ from core.errors import UserError
 from core.files import sha256_json
 from core.progress import bar
 from datasets.array_cache import DEFAULT_BYTES, process_cache
+from datasets.placed import Placed, Rows
 from datasets.placement import HELD_OUT, Placement
 from datasets.rosette_channels import RosetteImage, WholeImages
 from datasets.rosette_samples import REPLICATE, SUFFIXES, GroupBy, Sample, find_files, read_samples
 from datasets.rosette_splits import read_manifest, refuse_divided
-from datasets.unit_splits import SPLITS, split_units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class RosettePlacement(Placement):
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class Study(Placed):
     """All images, opened once; pixels are decoded when they are asked for.
 
     Attributes:
@@ -51,20 +51,14 @@ class Study:
         samples: What is known of the images, by sorted id.
         images: The images.
         group_by: What no split cuts.
-        clients_N: Client of every image, "held_out" for nobody's.
-        splits_N: Split of every image; "" for images that the manifest does not list.
         split_file: The manifest, where there is one.
-        borrowed: Whether val stands for test, because the manifest knows no test.
     """
 
     data: Path
     samples: tuple[Sample, ...]
     images: tuple[RosetteImage, ...]
     group_by: GroupBy
-    clients_N: npt.NDArray[np.str_]
-    splits_N: npt.NDArray[np.str_]
     split_file: Path | None
-    borrowed: bool
 
     @classmethod
     def open(
@@ -96,31 +90,25 @@ class Study:
         looked_at = bar(samples, len(samples), "looking at images")
         images = tuple(RosetteImage.open(one.path, use_intensity=use_intensity) for one in looked_at)
         borrowed = "test" not in splits_N[clients_N != HELD_OUT]
-        study = cls(data, samples, images, placement.group_by, clients_N, splits_N, placement.split, borrowed)
+        study = cls(
+            data=data,
+            samples=samples,
+            images=images,
+            group_by=placement.group_by,
+            split_file=placement.split,
+            clients_N=clients_N,
+            splits_N=splits_N,
+            borrowed=borrowed,
+        )
         study._refuse_empty()
         process_cache().limit = cache_bytes
         return study
-
-    @functools.cached_property
-    def clients(self) -> list[str]:
-        """Names of the clients, sorted."""
-        return sorted(set(self.clients_N.tolist()) - {HELD_OUT})
-
-    @property
-    def has_held_out(self) -> bool:
-        """Whether there are images that belong to nobody."""
-        return bool(len(self.rows(HELD_OUT, "test")))
 
     @functools.cached_property
     def largest(self) -> tuple[int, int]:
         """Least height and width that hold any image, in pixels."""
         height, width = np.max([image.shape for image in self.images], axis=0).tolist()
         return height, width
-
-    def rows(self, client: str, split: str) -> npt.NDArray[np.int64]:
-        """Give the rows of a client (or of "held_out", whose split is test) and split."""
-        stored = "val" if self.borrowed and split == "test" and client != HELD_OUT else split
-        return np.flatnonzero((self.clients_N == client) & (self.splits_N == stored))
 
     def animals(self, client: str, split: str) -> list[str]:
         """Give the animals of a client and split, sorted."""
@@ -136,30 +124,19 @@ class Study:
             padded_to=self.largest,
         )
 
-    def identities(self, client: str) -> dict[str, dict[str, list[str]]]:
-        """Give split -> level -> ids that must not occur in another split or client; without a borrowed test."""
-        splits = ("test",) if client == HELD_OUT else SPLITS[:2] if self.borrowed else SPLITS
-        return {split: self._levels(client, split) for split in splits}
-
-    def digest(self, client: str) -> str:
-        """Give a SHA-256 of all that a client's samples are made of: ids, animals, splits and decoded layers."""
-        return sha256_json([self._entry(client, split)["sha256"] for split in SPLITS])
-
     def manifest(self, client: str) -> dict[str, Any]:
         """Describe the splits so that they can be stored: file, images, units and SHA-256 of the content."""
-        entries = {split: self._entry(client, split) for split in SPLITS}
+        entries = super().manifest(client)
         entries["test"]["borrowed_from"] = "val" if self.borrowed else None
         return entries
 
-    def _entry(self, client: str, split: str) -> dict[str, Any]:
-        rows = self.rows(client, split).tolist()
+    def _entry(self, rows: Rows) -> dict[str, Any]:
+        members = {row: self.samples[row] for row in rows.tolist()}
         return {
             "file": self.data.name if self.split_file is None else self.split_file.name,
-            "images": len(rows),
-            "units": sorted({self.samples[row].unit(self.group_by) for row in rows}),
-            "sha256": sha256_json(
-                [[self.samples[row].name, self.samples[row].animal, self._hash(row)] for row in rows]
-            ),
+            "images": len(members),
+            "units": sorted({one.unit(self.group_by) for one in members.values()}),
+            "sha256": sha256_json([[one.name, one.animal, self._hash(row)] for row, one in members.items()]),
         }
 
     @functools.cached_property
@@ -172,21 +149,19 @@ class Study:
             self._hashes[row] = self.images[row].digest()
         return self._hashes[row]
 
-    def _levels(self, client: str, split: str) -> dict[str, list[str]]:
-        members = [self.samples[row] for row in self.rows(client, split)]
+    def _levels(self, rows: Rows) -> dict[str, list[str]]:
+        members = [self.samples[row] for row in rows]
         levels = {"sample": [one.name for one in members]}
         if self.group_by != "none":
             levels[self.group_by] = sorted({one.unit(self.group_by) for one in members})
         return levels
 
     def _refuse_empty(self) -> None:
-        for client in self.clients:
-            for split in SPLITS:
-                if not len(self.rows(client, split)):
-                    raise UserError(
-                        f"{self.split_file}: no {split} sample of client {client!r}; split each client by itself "
-                        "(client_key) or leave options.split out"
-                    )
+        for client, split in self._empty_splits():
+            raise UserError(
+                f"{self.split_file}: no {split} sample of client {client!r}; split each client by itself "
+                "(client_key) or leave options.split out"
+            )
 
 
 def holds_images(data: Path) -> bool:
@@ -232,17 +207,6 @@ def _splits(
             warnings.warn(f"{placement.split}: does not list {absent} samples of {data}; left out", stacklevel=4)
         return splits_N
     units_N = np.asarray([one.unit(placement.group_by) for one in samples])
-    splits_N = np.full(len(samples), "test", dtype="<U5")
-    for client in sorted(set(clients_N.tolist()) - {HELD_OUT}):
-        rows = clients_N == client
-        units = np.unique(units_N[rows])
-        if len(units) < len(SPLITS):
-            kind = "samples" if placement.group_by == "none" else f"{placement.group_by}s"
-            raise UserError(
-                f"{data}: client {client!r} has {len(units)} {kind} ({', '.join(units)}), three needed for train, val "
-                "and test; add some, use fewer clients or another group_by"
-            )
-        splits_N[rows] = split_units(
-            units_N[rows], placement.fractions, seed=placement.seed, client=client, source=str(data)
-        )
-    return splits_N
+    kind = "samples" if placement.group_by == "none" else f"{placement.group_by}s"
+    remedy = "add some, use fewer clients or another group_by"
+    return placement.draw(units_N, clients_N, source=data, kind=kind, remedy=remedy)

@@ -1,4 +1,4 @@
-"""Shared pieces: a small experiment on the toy task, and a small NicheFormer study in the real format."""
+"""Shared pieces: a small experiment on the toy task, and small studies in the real formats."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from centralized.runner import execute
-from datasets.synthetic import nicheformer
+from datasets.synthetic import joint_vae, nicheformer
 from fl.client_app import app as client_app
 from fl.inprocess import InProcessGrid
 from fl.server import serve
@@ -91,3 +91,17 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study") / "nicheformer"
     nicheformer.make(folder, cells_per_section=20)
     return folder
+
+
+@pytest.fixture(scope="session")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small study on two platforms, made once."""
+    folder = tmp_path_factory.mktemp("hospitals") / "study"
+    joint_vae.make(folder, scale=0.25)
+    return folder
+
+
+@pytest.fixture
+def coarse_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the pictures of reports with few pixels, for speed."""
+    monkeypatch.setattr("reports.report.DPI", 40)

@@ -13,6 +13,9 @@ import yaml
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, mean_squared_error
 
+from reports.comparison import Comparison, compare
+from reports.run_folder import RunRecord
+
 CLIENTS = ["ada", "bob", "cyd"]
 CLASSES = ["a", "b"]
 SIZE = {"ada": 10, "bob": 10, "cyd": 10, "held_out": 20}
@@ -217,6 +220,11 @@ def write_comparison(
 ) -> list[Path]:
     """Write all settings and seeds."""
     return [write(folder / f"{setting}-seed{seed}", setting, seed, **changes) for setting in HITS for seed in seeds]
+
+
+def compared(folders: list[Path]) -> Comparison:
+    """Read runs and compare them."""
+    return compare([RunRecord.read(folder) for folder in folders])
 
 
 def edit(path: Path, **changes: Any) -> None:

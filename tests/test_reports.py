@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from core.errors import UserError
 from reports.__main__ import app
 from reports.bootstrap import difference_interval, mean_interval
-from reports.comparison import Comparison, compare
+from reports.comparison import Comparison
 from reports.honesty import failures, warnings
 from reports.kinds import Classes
 from reports.measures import OF_CLASSES
@@ -19,16 +19,9 @@ from reports.numbers import Spread, number
 from reports.report import write_report
 from reports.run_folder import RunRecord
 from reports.verdict import verdict
-from tests.run_folders import CLIENTS, edit, known_pairs, write_comparison, write_run
+from tests.run_folders import CLIENTS, compared, edit, known_pairs, write_comparison, write_run
 
-
-def compared(folders: list[Path]) -> Comparison:
-    return compare([RunRecord.read(folder) for folder in folders])
-
-
-@pytest.fixture(autouse=True)
-def coarse_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reports.report.DPI", 40)
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from sklearn.metrics import classification_report, r2_score
 
 from reports.axis import axis_columns, axis_scores, axis_table, short_name
 from reports.bootstrap import MIN_UNITS, difference_interval, mean_interval, recomputed
-from reports.comparison import Comparison, compare
+from reports.comparison import compare
 from reports.costs import costs
 from reports.honesty import warnings
 from reports.kinds import Classes, Values
@@ -22,16 +22,18 @@ from reports.stored import predicted_on, read_predicted
 from reports.tables import client_table, cost_table, further_table, headline_table
 from reports.units import by_unit, unit_table
 from reports.verdict import verdict
-from tests.run_folders import CLIENTS, edit, known_pairs, write_comparison, write_genes, write_nuclei, write_run
+from tests.run_folders import (
+    CLIENTS,
+    compared,
+    edit,
+    known_pairs,
+    write_comparison,
+    write_genes,
+    write_nuclei,
+    write_run,
+)
 
-
-def compared(folders: list[Path]) -> Comparison:
-    return compare([RunRecord.read(folder) for folder in folders])
-
-
-@pytest.fixture(autouse=True)
-def coarse_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reports.report.DPI", 40)
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
 
 
 @pytest.fixture(scope="module")

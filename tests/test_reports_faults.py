@@ -15,12 +15,8 @@ from reports.run_folder import RunRecord
 from reports.variants import fault_kinds, fault_rate, separated, strategy_name
 from tests.run_folders import CLIENTS, edit, write_run
 
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
 EXCEPTION = {"kind": "exception", "client": None, "round": None, "times": None}
-
-
-@pytest.fixture(autouse=True)
-def coarse_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reports.report.DPI", 40)
 
 
 def write_faulty(

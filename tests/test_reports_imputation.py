@@ -14,7 +14,6 @@ from core.errors import UserError
 from reports.axis import axis_scores, axis_table, ranking
 from reports.baselines import baseline_table
 from reports.bootstrap import difference_interval, mean_interval, recomputed
-from reports.comparison import Comparison, compare
 from reports.honesty import warnings
 from reports.kinds import Platforms
 from reports.numbers import metric_name
@@ -24,8 +23,9 @@ from reports.stored import predicted_on
 from reports.tables import headline_table
 from reports.verdict import verdict
 from tests.platform_folders import FEATURES, write_platforms
-from tests.run_folders import edit, write_comparison
+from tests.run_folders import compared, edit, write_comparison
 
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
 BASELINES = {
     "split": "test",
     "rows": [
@@ -34,15 +34,6 @@ BASELINES = {
         {"model": "ridge", "data": "ada", "metrics": {"cross_corr_mean": 0.25}},
     ],
 }
-
-
-def compared(folders: list[Path]) -> Comparison:
-    return compare([RunRecord.read(folder) for folder in folders])
-
-
-@pytest.fixture(autouse=True)
-def coarse_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reports.report.DPI", 40)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
 
 from reports.bootstrap import difference_interval, mean_interval, recomputed
-from reports.comparison import Comparison, compare
+from reports.comparison import compare
 from reports.honesty import warnings
 from reports.kinds import Pixels
 from reports.outcome_plots import BACKGROUND, PIXELS, coloured
@@ -20,16 +20,9 @@ from reports.run_folder import RunRecord
 from reports.tables import headline_table
 from reports.thresholds import setting_sweep, threshold_table
 from tests.image_folders import write_images
-from tests.run_folders import CLIENTS, edit, write_comparison
+from tests.run_folders import CLIENTS, compared, edit, write_comparison
 
-
-def compared(folders: list[Path]) -> Comparison:
-    return compare([RunRecord.read(folder) for folder in folders])
-
-
-@pytest.fixture(autouse=True)
-def coarse_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reports.report.DPI", 40)
+pytestmark = pytest.mark.usefixtures("coarse_pictures")
 
 
 @pytest.fixture(scope="module")

@@ -23,19 +23,14 @@ LINEAR = {"model_type": "joint_vae", "latent_dim": 4, "encoder_layers": [], "dec
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(tmp_path_factory.mktemp("study") / "data")
-
-
-@pytest.fixture(scope="module")
-def linear(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def linear(hospitals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose network is one matrix from platform to platform."""
-    return run(tmp_path_factory.mktemp("linear") / "run", study, "centralized", f"options.model={LINEAR}").folder
+    return run(tmp_path_factory.mktemp("linear") / "run", hospitals, "centralized", f"options.model={LINEAR}").folder
 
 
 @pytest.fixture(scope="module")
-def curved(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(tmp_path_factory.mktemp("curved") / "run", study, "local", *of_type("joint_vae")).folder
+def curved(hospitals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("curved") / "run", hospitals, "local", *of_type("joint_vae")).folder
 
 
 def explain(folder: Path, data: Path, *options: str | Path) -> Result:
@@ -55,9 +50,9 @@ def scaled(folder: Path, data: Path, model: str = "") -> tuple[Any, torch.Tensor
 @pytest.mark.parametrize("method", ["integrated_gradients", "gradient_shap", "deeplift"])
 @pytest.mark.parametrize("baseline", ["zero", "mean"])
 def test_of_a_linear_network_it_is_weight_times_distance(
-    linear: Path, study: Path, tmp_path: Path, method: str, baseline: str
+    linear: Path, hospitals: Path, tmp_path: Path, method: str, baseline: str
 ) -> None:
-    data = study / CLIENT / "platform_a.csv"
+    data = hospitals / CLIENT / "platform_a.csv"
     steps = ["--steps", "3", "--baseline", baseline, "--method", method]
     done = explain(linear, data, "--out", tmp_path, *steps)
     assert done.exit_code == 0, done.stderr
@@ -77,9 +72,9 @@ def test_of_a_linear_network_it_is_weight_times_distance(
 
 @pytest.mark.parametrize("method", ["integrated_gradients", "gradient_shap", "deeplift"])
 def test_it_is_what_the_library_says_for_the_outputs_asked_for(
-    curved: Path, study: Path, tmp_path: Path, method: Method
+    curved: Path, hospitals: Path, tmp_path: Path, method: Method
 ) -> None:
-    data = study / CLIENT / "platform_b.csv"
+    data = hospitals / CLIENT / "platform_b.csv"
     trained, x = scaled(curved, data, CLIENT)
     names = [trained.fitted.a.features[place] for place in (3, 0)]
     options = ["--model", CLIENT, "--method", method, "--steps", "7", "--seed", "5"]
@@ -94,16 +89,16 @@ def test_it_is_what_the_library_says_for_the_outputs_asked_for(
     assert (found.to_numpy() > 0).any()
 
 
-def test_training_data_may_be_gone(study: Path, tmp_path: Path) -> None:
+def test_training_data_may_be_gone(hospitals: Path, tmp_path: Path) -> None:
     data = made(tmp_path / "data")
     folder = run(tmp_path / "run", data, "centralized", f"options.model={LINEAR}").folder
     data.rename(tmp_path / "elsewhere")
-    done = explain(folder, study / CLIENT / "platform_a.csv", "--out", tmp_path / "out", "--steps", "1")
+    done = explain(folder, hospitals / CLIENT / "platform_a.csv", "--out", tmp_path / "out", "--steps", "1")
     assert done.exit_code == 0, done.stderr
 
 
-def test_what_does_not_fit_is_refused(linear: Path, curved: Path, study: Path, tmp_path: Path) -> None:
-    data = study / CLIENT / "platform_a.csv"
+def test_what_does_not_fit_is_refused(linear: Path, curved: Path, hospitals: Path, tmp_path: Path) -> None:
+    data = hospitals / CLIENT / "platform_a.csv"
     refused_command(explain(linear, tmp_path / "none.csv", "--out", tmp_path), "none.csv")
     refused_command(explain(curved, data, "--out", tmp_path), "--model")
     first = open_trained(linear, "", "cpu").fitted.b.features[0]  # type: ignore[attr-defined]

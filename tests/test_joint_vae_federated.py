@@ -1,8 +1,6 @@
 """The proteomics task federated: every model type, clients that hold one platform, parties with their own files."""
 
 import shutil
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,30 +40,20 @@ from training.loading import fetch
 from training.parameters import fits, trainable_state
 from training.preparation import build_network
 
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(tmp_path_factory.mktemp("made") / "study")
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*left out")
-        yield
+pytestmark = pytest.mark.filterwarnings("ignore:.*left out")
 
 
 @pytest.fixture(scope="module")
-def pairs(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return without(study, ONE_PLATFORM, tmp_path_factory.mktemp("pairs") / "study")
+def pairs(hospitals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return without(hospitals, ONE_PLATFORM, tmp_path_factory.mktemp("pairs") / "study")
 
 
 # Every type
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_type_is_federated(study: Path, pairs: Path, tmp_path: Path, name: str) -> None:
-    data = pairs if name == "res_unet" else study
+def test_every_type_is_federated(hospitals: Path, pairs: Path, tmp_path: Path, name: str) -> None:
+    data = pairs if name == "res_unet" else hospitals
     done = run(tmp_path / "run", data, "federated", *of_type(name))
     assert done.json("status")["status"] == "completed"
     state = checkpoints.load(done.folder / "model_final.pt")["state"]
@@ -75,8 +63,8 @@ def test_every_type_is_federated(study: Path, pairs: Path, tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_average_of_equal_updates_is_each_of_them(study: Path, pairs: Path, name: str) -> None:
-    task = experiment(pairs if name == "res_unet" else study, *of_type(name)).build_task()
+def test_the_average_of_equal_updates_is_each_of_them(hospitals: Path, pairs: Path, name: str) -> None:
+    task = experiment(pairs if name == "res_unet" else hospitals, *of_type(name)).build_task()
     scaling = fitted(task)
     network = build_network(task, scaling, 0).train()
     batch = fetch(task.client_data(PAIRED[0], scaling).train, range(16))
@@ -105,11 +93,11 @@ def test_the_average_of_equal_updates_is_each_of_them(study: Path, pairs: Path, 
         ("autoregressive", "sgd"),
     ],
 )
-def test_one_client_federated_is_centralized(study: Path, tmp_path: Path, name: str, optimizer: str) -> None:
+def test_one_client_federated_is_centralized(hospitals: Path, tmp_path: Path, name: str, optimizer: str) -> None:
     """Schedules by step (plus) and by epoch (VampPrior) go on over rounds, and restart in none."""
     for client in (*CLIENTS, "hospital_east"):
         if client in (PAIRED[0], "hospital_east"):
-            shutil.copytree(study / client, tmp_path / "study" / client)
+            shutil.copytree(hospitals / client, tmp_path / "study" / client)
     annealed = {"training": {"anneal_epochs": 5}} if name == "JointVAEVampPrior" else {}
     kept = {"adamw": "kept", "sgd": "fresh"}[optimizer]
     options = [*of_type(name, **annealed), f"train.optimizer={optimizer}", f"federation.optimizer_state={kept}"]
@@ -127,7 +115,7 @@ def test_one_client_federated_is_centralized(study: Path, tmp_path: Path, name: 
 
 
 @pytest.fixture(scope="module")
-def rounds(study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, list[Any]]:
+def rounds(hospitals: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, list[Any]]:
     """A federation, and what went into each of its averages."""
     seen: list[Any] = []
     advance = GlobalModel.advance
@@ -138,7 +126,7 @@ def rounds(study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Finis
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(GlobalModel, "advance", watched)
-        return run(tmp_path_factory.mktemp("rounds") / "run", study, "federated", "train.select=last"), seen
+        return run(tmp_path_factory.mktemp("rounds") / "run", hospitals, "federated", "train.select=last"), seen
 
 
 FOREIGN = ("encoder_b*", "decoder_b*")
@@ -165,11 +153,11 @@ def test_what_one_client_lacks_is_the_average_of_those_who_have_it(rounds: tuple
 
 
 @pytest.mark.parametrize("name", WITH_LATENT)
-def test_a_client_with_one_platform_trains_its_own_part_only(study: Path, tmp_path: Path, name: str) -> None:
+def test_a_client_with_one_platform_trains_its_own_part_only(hospitals: Path, tmp_path: Path, name: str) -> None:
     """Alone it trains, too: what it never saw stays as it was, and its scores across platforms are not defined."""
     (tmp_path / "study").mkdir()
     for client in (ONE_PLATFORM, PAIRED[0]):
-        shutil.copytree(study / client, tmp_path / "study" / client)
+        shutil.copytree(hospitals / client, tmp_path / "study" / client)
     options = [*of_type(name), "options.held_out_client=held_out", "federation.rounds=1"]
     done = run(tmp_path / "run", tmp_path / "study", "local", *options)
     assert done.json("status")["status"] == "completed"
@@ -186,9 +174,9 @@ def test_a_client_with_one_platform_trains_its_own_part_only(study: Path, tmp_pa
     assert np.isfinite(rows["local", "pooled"]["cross_corr_mean"])
 
 
-def test_a_report_of_all_three_settings_says_where_a_score_is_not_defined(study: Path, tmp_path: Path) -> None:
+def test_a_report_of_all_three_settings_says_where_a_score_is_not_defined(hospitals: Path, tmp_path: Path) -> None:
     folders = [
-        run(tmp_path / setting, study, setting, "federation.rounds=1").folder
+        run(tmp_path / setting, hospitals, setting, "federation.rounds=1").folder
         for setting in ("centralized", "local", "federated")
     ]
     page = write_report(folders, tmp_path / "report").read_text()
@@ -212,10 +200,10 @@ def with_more(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["joint_vae", "joint_vae_plus", "JointVQ, averages"])
 def test_parties_with_their_own_files_reach_the_weights_of_the_simulation(
-    study: Path, tmp_path: Path, name: str
+    hospitals: Path, tmp_path: Path, name: str
 ) -> None:
     """One of them has one platform only, another a protein that nobody else has; the server has the held-out set."""
-    whole = Path(shutil.copytree(study, tmp_path / "whole"))
+    whole = Path(shutil.copytree(hospitals, tmp_path / "whole"))
     with_more(whole / PAIRED[1] / "platform_a.csv")
     simulated = run(tmp_path / "simulated", whole, "federated", *of_type(name))
     parties = [party(whole, tmp_path / client, client) for client in CLIENTS]
@@ -228,8 +216,8 @@ def test_parties_with_their_own_files_reach_the_weights_of_the_simulation(
         assert all(rows[1][data] == row for data, row in rows[0].items())
 
 
-def test_parties_without_a_common_feature_are_refused(study: Path, tmp_path: Path) -> None:
-    parties = [party(study, tmp_path / client, client) for client in PAIRED[:2]]
+def test_parties_without_a_common_feature_are_refused(hospitals: Path, tmp_path: Path) -> None:
+    parties = [party(hospitals, tmp_path / client, client) for client in PAIRED[:2]]
     own = parties[0] / PAIRED[0]
     (own / "platform_a.csv").rename(own / "other.csv")
     (own / "platform_b.csv").rename(own / "platform_a.csv")
@@ -260,8 +248,8 @@ def test_joining_pays_and_pooling_pays_more(tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.slow
-def test_another_type_has_the_same_weights_in_one_process_and_on_ray(study: Path, tmp_path: Path) -> None:
-    options = [f"options.data={study}", *of_type("joint_vae_plus"), *SHORT]
+def test_another_type_has_the_same_weights_in_one_process_and_on_ray(hospitals: Path, tmp_path: Path) -> None:
+    options = [f"options.data={hospitals}", *of_type("joint_vae_plus"), *SHORT]
     runs = [launched(tmp_path / engine, CONFIG, engine, *options) for engine in ("inprocess", "flower")]
     assert [code for _, code, _ in runs] == [0, 0], [error for *_, error in runs]
     assert runs[0][0].hashes == runs[1][0].hashes

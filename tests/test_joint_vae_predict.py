@@ -1,8 +1,6 @@
 """New samples on one platform: what a finished proteomics run says of the other, in units of the data."""
 
 import shutil
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,28 +10,17 @@ import pytest
 from tasks._joint_vae_scaling import Scaling
 from tests.commands import refused
 from tests.conftest import Finished
-from tests.proteomics_studies import MODELS, ONE_PLATFORM, PAIRED, WITH_LATENT, made, of_type, run, without
+from tests.proteomics_studies import MODELS, ONE_PLATFORM, PAIRED, WITH_LATENT, of_type, run, without
 from tests.trained_runs import predict
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*left out")
 NORTH = PAIRED[0]
 OTHER = {"a": "b", "b": "a"}
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(tmp_path_factory.mktemp("made") / "study")
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*left out")
-        yield
-
-
-@pytest.fixture(scope="module")
-def finished(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return run(tmp_path_factory.mktemp("finished") / "run", study, "federated", "train.lr=0.01")
+def finished(hospitals: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return run(tmp_path_factory.mktemp("finished") / "run", hospitals, "federated", "train.lr=0.01")
 
 
 def stored(done: Finished, model: str = "federated") -> dict[str, np.ndarray]:
@@ -41,9 +28,9 @@ def stored(done: Finished, model: str = "federated") -> dict[str, np.ndarray]:
         return {key: file[key] for key in file}
 
 
-def new_samples(study: Path, platform: str, names: list[str], path: Path) -> Path:
+def new_samples(hospitals: Path, platform: str, names: list[str], path: Path) -> Path:
     """Write test samples of one platform as new ones, in this order."""
-    table = pd.read_csv(study / NORTH / f"platform_{platform}.csv", dtype=str, keep_default_na=False).set_index(
+    table = pd.read_csv(hospitals / NORTH / f"platform_{platform}.csv", dtype=str, keep_default_na=False).set_index(
         "sample"
     )
     table.loc[names].to_csv(path)
@@ -71,18 +58,18 @@ def same(found: pd.DataFrame, wanted: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize("source", ["a", "b"])
 def test_either_platform_is_imputed_as_the_run_has_stored_it(
-    study: Path, finished: Finished, tmp_path: Path, source: str
+    hospitals: Path, finished: Finished, tmp_path: Path, source: str
 ) -> None:
     wanted = expected(finished, source)
-    path = new_samples(study, source, wanted.index.tolist(), tmp_path / "new.csv")
+    path = new_samples(hospitals, source, wanted.index.tolist(), tmp_path / "new.csv")
     assert pd.read_csv(path).isna().any(axis=None) or source == "b", "missing cells are filled by what was fitted"
     same(answer(finished, path, tmp_path / "out"), wanted)
 
 
-def test_order_further_columns_and_company_do_not_matter(study: Path, finished: Finished, tmp_path: Path) -> None:
+def test_order_further_columns_and_company_do_not_matter(hospitals: Path, finished: Finished, tmp_path: Path) -> None:
     wanted = expected(finished, "a")
     names = wanted.index.tolist()
-    table = pd.read_csv(new_samples(study, "a", names, tmp_path / "new.csv"), dtype=str, keep_default_na=False)
+    table = pd.read_csv(new_samples(hospitals, "a", names, tmp_path / "new.csv"), dtype=str, keep_default_na=False)
     table = table[["sample", *reversed(table.columns[1:].tolist())]].assign(more="7")
     table[::-1].to_csv(tmp_path / "turned.csv", index=False)
     same(answer(finished, tmp_path / "turned.csv", tmp_path / "turned"), wanted[::-1])
@@ -90,9 +77,9 @@ def test_order_further_columns_and_company_do_not_matter(study: Path, finished: 
     same(answer(finished, tmp_path / "one.tsv", tmp_path / "one"), wanted[:1])
 
 
-def test_missing_cells_are_filled_with_what_was_fitted(study: Path, finished: Finished, tmp_path: Path) -> None:
+def test_missing_cells_are_filled_with_what_was_fitted(hospitals: Path, finished: Finished, tmp_path: Path) -> None:
     name = expected(finished, "b").index[:1].tolist()
-    table = pd.read_csv(new_samples(study, "b", name, tmp_path / "new.csv"), dtype={"sample": str})
+    table = pd.read_csv(new_samples(hospitals, "b", name, tmp_path / "new.csv"), dtype={"sample": str})
     fitted = Scaling.model_validate(finished.json("model_final")).b
     empty, full = table.copy(), table.copy()
     for feature in ("aptamer_03", "aptamer_31"):
@@ -103,9 +90,9 @@ def test_missing_cells_are_filled_with_what_was_fitted(study: Path, finished: Fi
     same(*found)
 
 
-def test_latent_space_and_quality_stand_beside(study: Path, finished: Finished, tmp_path: Path) -> None:
+def test_latent_space_and_quality_stand_beside(hospitals: Path, finished: Finished, tmp_path: Path) -> None:
     names = expected(finished, "a").index.tolist()
-    path = new_samples(study, "a", names, tmp_path / "new.csv")
+    path = new_samples(hospitals, "a", names, tmp_path / "new.csv")
     answer(finished, path, tmp_path / "out", "--embeddings")
     latent = pd.read_csv(tmp_path / "out" / "new" / "latent.csv").set_index("sample")
     quality = pd.read_csv(tmp_path / "out" / "new" / "quality.csv")
@@ -119,37 +106,37 @@ def test_latent_space_and_quality_stand_beside(study: Path, finished: Finished, 
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_type_imputes_new_samples(study: Path, tmp_path: Path, name: str) -> None:
-    data = without(study, ONE_PLATFORM, tmp_path / "pairs") if name == "res_unet" else study
+def test_every_type_imputes_new_samples(hospitals: Path, tmp_path: Path, name: str) -> None:
+    data = without(hospitals, ONE_PLATFORM, tmp_path / "pairs") if name == "res_unet" else hospitals
     # Without a logarithm, since chains of a network that has hardly trained end far out.
     options = [*of_type(name), "options.preparation={}", "federation.rounds=1"]
     done = run(tmp_path / "run", data, "centralized", *options)
     wanted = expected(done, "a", "centralized")
-    path = new_samples(study, "a", wanted.index.tolist(), tmp_path / "new.csv")
+    path = new_samples(hospitals, "a", wanted.index.tolist(), tmp_path / "new.csv")
     same(answer(done, path, tmp_path / "out"), wanted)
     assert (tmp_path / "out" / "new" / "latent.csv").exists() is (name in WITH_LATENT)
 
 
-def test_a_local_model_of_one_client(study: Path, tmp_path: Path) -> None:
-    done = run(tmp_path / "run", study, "local", "federation.rounds=1")
+def test_a_local_model_of_one_client(hospitals: Path, tmp_path: Path) -> None:
+    done = run(tmp_path / "run", hospitals, "local", "federation.rounds=1")
     wanted = expected(done, "b", NORTH, f".{NORTH}")
-    path = new_samples(study, "b", wanted.index.tolist(), tmp_path / "new.csv")
+    path = new_samples(hospitals, "b", wanted.index.tolist(), tmp_path / "new.csv")
     same(answer(done, path, tmp_path / "out", "--model", NORTH), wanted)
 
 
-def test_draws_average_to_about_the_mean(study: Path, tmp_path: Path) -> None:
-    done = run(tmp_path / "run", study, "centralized", "federation.rounds=1", "options.n_samples=200")
+def test_draws_average_to_about_the_mean(hospitals: Path, tmp_path: Path) -> None:
+    done = run(tmp_path / "run", hospitals, "centralized", "federation.rounds=1", "options.n_samples=200")
     wanted = expected(done, "a", "centralized")
-    path = new_samples(study, "a", wanted.index.tolist(), tmp_path / "new.csv")
+    path = new_samples(hospitals, "a", wanted.index.tolist(), tmp_path / "new.csv")
     found = answer(done, path, tmp_path / "out")
     assert not np.allclose(found, wanted, rtol=1e-5)
     assert np.corrcoef(np.log(found).to_numpy().ravel(), np.log(wanted).to_numpy().ravel())[0, 1] > 0.9
 
 
-def test_new_samples_that_cannot_be_used(study: Path, finished: Finished, tmp_path: Path) -> None:
+def test_new_samples_that_cannot_be_used(hospitals: Path, finished: Finished, tmp_path: Path) -> None:
     names = expected(finished, "a").index.tolist()
-    table = pd.read_csv(new_samples(study, "a", names, tmp_path / "new.csv"), dtype=str, keep_default_na=False)
-    other = pd.read_csv(study / NORTH / "platform_b.csv", dtype=str, keep_default_na=False)
+    table = pd.read_csv(new_samples(hospitals, "a", names, tmp_path / "new.csv"), dtype=str, keep_default_na=False)
+    other = pd.read_csv(hospitals / NORTH / "platform_b.csv", dtype=str, keep_default_na=False)
     cases = {
         "lacking": (table.drop(columns="antibody_11"), "feature 'antibody_11' of platform a is missing"),
         "twice": (pd.concat([table, table[:1]]), "occurs more than once"),

@@ -9,15 +9,10 @@ import pytest
 
 from tests.commands import refused
 from tests.commands import run as command
-from tests.proteomics_studies import CONFIG, ONE_PLATFORM, SHORT, made, of_type
+from tests.proteomics_studies import CONFIG, ONE_PLATFORM, SHORT, of_type
 
 NORTH, SOUTH, WEST = "hospital_north", "hospital_south", "hospital_west"
 Spoil = Callable[[Path], object]
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(tmp_path_factory.mktemp("made") / "study")
 
 
 def changed(client: str, platform: str, change: Callable[[pd.DataFrame], pd.DataFrame | None]) -> Spoil:
@@ -145,9 +140,9 @@ OPTIONS: dict[str, tuple[list[str], list[str]]] = {
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_data_that_cannot_be_used(study: Path, tmp_path: Path, name: str) -> None:
+def test_data_that_cannot_be_used(hospitals: Path, tmp_path: Path, name: str) -> None:
     spoil, expected = DATA[name]
-    folder = Path(shutil.copytree(study, tmp_path / "study"))
+    folder = Path(shutil.copytree(hospitals, tmp_path / "study"))
     spoil(folder)
     for setting in ("centralized", "fl"):
         arguments = [CONFIG, f"options.data={folder}", *SHORT, "--results", tmp_path / setting]
@@ -156,27 +151,27 @@ def test_data_that_cannot_be_used(study: Path, tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_options_that_cannot_be_used(study: Path, tmp_path: Path, name: str) -> None:
+def test_options_that_cannot_be_used(hospitals: Path, tmp_path: Path, name: str) -> None:
     overrides, expected = OPTIONS[name]
-    arguments = [CONFIG, f"options.data={study}", *SHORT, *overrides, "--results", tmp_path / "results"]
+    arguments = [CONFIG, f"options.data={hospitals}", *SHORT, *overrides, "--results", tmp_path / "results"]
     refused(command("fl", *arguments), *expected)
 
 
-def test_a_number_may_be_written_as_yaml_reads_it_as_text(study: Path, tmp_path: Path) -> None:
+def test_a_number_may_be_written_as_yaml_reads_it_as_text(hospitals: Path, tmp_path: Path) -> None:
     """PyYAML takes 1e-6 for text."""
     small = [
         "options.preparation.epsilon=1e-6",
         "options.loss_weights={kl_divergence: 1e-4}",
         *of_type("joint_vae")[:1],
     ]
-    arguments = [CONFIG, f"options.data={study}", *SHORT, *small, "--dry-run", "--results", tmp_path / "results"]
+    arguments = [CONFIG, f"options.data={hospitals}", *SHORT, *small, "--dry-run", "--results", tmp_path / "results"]
     done = command("centralized", *arguments)
     assert done.exit_code == 0, done.stderr
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_says_where(study: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_stops_the_run_and_says_where(hospitals: Path, tmp_path: Path) -> None:
     overrides = [*of_type("joint_vae"), "train.optimizer=sgd", "train.lr=1e6", "train.clip_grad_norm=null"]
-    arguments = [CONFIG, f"options.data={study}", *SHORT, *overrides, "--results", tmp_path / "results"]
+    arguments = [CONFIG, f"options.data={hospitals}", *SHORT, *overrides, "--results", tmp_path / "results"]
     done = command("centralized", *arguments)
     assert done.exit_code == 1
     for part in ("in epoch ", "recon_loss nan", "cross_loss nan", "lower train.lr"):

@@ -2,8 +2,6 @@
 
 import math
 import re
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,6 @@ from tests.proteomics_studies import (
     PAIRED,
     experiment,
     fitted,
-    made,
     of_type,
     run,
     without,
@@ -38,27 +35,17 @@ from training.preparation import build_network, monitored
 from training.regression import pearson_by_column
 from training.task import Task
 
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(tmp_path_factory.mktemp("made") / "study")
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*left out")
-        yield
+pytestmark = pytest.mark.filterwarnings("ignore:.*left out")
 
 
 # Statistics
 
 
 @pytest.fixture(scope="module")
-def pool(study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def pool(hospitals: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The same samples as one client, and a file with the splits that they have as several."""
     folder = tmp_path_factory.mktemp("pool")
-    task = experiment(study).build_task()
+    task = experiment(hospitals).build_task()
     rows = [
         (name, split)
         for client in task.clients()
@@ -70,7 +57,7 @@ def pool(study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
     for platform in "ab":
         tables = [
             pd.read_csv(path, dtype=str, keep_default_na=False)
-            for path in sorted(study.glob(f"*/platform_{platform}.csv"))
+            for path in sorted(hospitals.glob(f"*/platform_{platform}.csv"))
         ]
         whole = pd.concat([one for one in tables if not one["donor"].str.startswith("hospital_east").any()])
         whole.to_csv(folder / "study" / "pool" / f"platform_{platform}.csv", index=False)
@@ -80,14 +67,14 @@ def pool(study: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
 @pytest.mark.parametrize("scaler", ["zscore", "minmax", "robust"])
 @pytest.mark.parametrize("missing", ["mean", "median"])
 def test_merged_statistics_are_those_of_the_pool(
-    study: Path, pool: tuple[Path, Path], scaler: str, missing: str
+    hospitals: Path, pool: tuple[Path, Path], scaler: str, missing: str
 ) -> None:
     steps = [
         f"options.preparation.normalization_method={scaler}",
         f"options.preparation.missing_value_strategy={missing}",
     ]
     data, split = pool
-    several = experiment(study, *steps, "options.fractions=[0.8,0.1,0.1]").build_task()
+    several = experiment(hospitals, *steps, "options.fractions=[0.8,0.1,0.1]").build_task()
     one = experiment(data, *steps, f"options.split={split}", "options.held_out_client=held_out").build_task()
     merged, pooled = fitted(several), fitted(one)
     bound = {"mean": 1e-9, "median": 0.01}[missing] if scaler != "robust" else 0.01
@@ -107,8 +94,8 @@ def test_merged_statistics_are_those_of_the_pool(
             np.testing.assert_allclose(seen.std(axis=0), 1, atol=1e-9)
 
 
-def test_who_trains_alone_is_scaled_by_its_own_samples(study: Path) -> None:
-    task = experiment(study).build_task()
+def test_who_trains_alone_is_scaled_by_its_own_samples(hospitals: Path) -> None:
+    task = experiment(hospitals).build_task()
     everyone, north, coast = fitted(task), fitted(task, PAIRED[0]), fitted(task, ONE_PLATFORM)
     values = task._study().train_values(PAIRED[0], "b")
     np.testing.assert_allclose(north.b.apply(values).mean(axis=0), 0, atol=1e-9)
@@ -116,13 +103,13 @@ def test_who_trains_alone_is_scaled_by_its_own_samples(study: Path) -> None:
 
 
 @pytest.mark.parametrize("scope", ["federated", "local", "given"])
-def test_scope_of_the_scaling(study: Path, tmp_path: Path, scope: str) -> None:
-    other = fitted(experiment(study).build_task(), PAIRED[1])
+def test_scope_of_the_scaling(hospitals: Path, tmp_path: Path, scope: str) -> None:
+    other = fitted(experiment(hospitals).build_task(), PAIRED[1])
     (tmp_path / "given.json").write_text(other.model_dump_json())
     given = [f"options.preparation={{normalization_scope: given, given: {tmp_path / 'given.json'}}}"]
     log = "log_a: true, log_b: true"
     chosen = given if scope == "given" else [f"options.preparation={{normalization_scope: {scope}, {log}}}"]
-    task = experiment(study, *chosen).build_task()
+    task = experiment(hospitals, *chosen).build_task()
     scaling = fitted(task)
     train = task.client_data(PAIRED[0], scaling).train
     means = {key: fetch(train, range(len(train)))[key].mean(0).abs().max() for key in "ab"}
@@ -157,18 +144,18 @@ OPTIONS = {
 
 
 @pytest.fixture(scope="module")
-def plain(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    return run(tmp_path_factory.mktemp("plain") / "run", study, "centralized", "federation.rounds=1")
+def plain(hospitals: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return run(tmp_path_factory.mktemp("plain") / "run", hospitals, "centralized", "federation.rounds=1")
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_option_runs_and_has_an_effect(study: Path, plain: Finished, tmp_path: Path, name: str) -> None:
+def test_every_option_runs_and_has_an_effect(hospitals: Path, plain: Finished, tmp_path: Path, name: str) -> None:
     overrides = OPTIONS[name]
-    data = study
+    data = hospitals
     if name == "samples, not donors":  # The column is then a feature, unless it is taken out.
         data = tmp_path / "study"
-        for path in study.glob("*/*.csv"):
-            target = data / path.relative_to(study)
+        for path in hospitals.glob("*/*.csv"):
+            target = data / path.relative_to(hospitals)
             target.parent.mkdir(parents=True, exist_ok=True)
             pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns="donor").to_csv(target, index=False)
     done = run(tmp_path / "run", data, "centralized", "federation.rounds=1", *overrides)
@@ -193,8 +180,8 @@ def mixed(task: Task, scaling: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "res_unet"])
-def test_terms_of_a_mixed_batch_are_those_of_its_groups(study: Path, name: str) -> None:
-    task = experiment(study, *of_type(name)).build_task()
+def test_terms_of_a_mixed_batch_are_those_of_its_groups(hospitals: Path, name: str) -> None:
+    task = experiment(hospitals, *of_type(name)).build_task()
     scaling = fitted(task)
     network, batch = network_of(task, scaling).eval(), mixed(task, scaling)
     outputs = task.forward(network, batch)
@@ -213,8 +200,8 @@ def test_terms_of_a_mixed_batch_are_those_of_its_groups(study: Path, name: str) 
 
 
 @pytest.mark.parametrize("alone", ["ab", "a", "b"])
-def test_a_lone_sample_of_its_kind_trains_by_running_statistics(study: Path, alone: str) -> None:
-    task = experiment(study, *of_type("joint_vae")).build_task()
+def test_a_lone_sample_of_its_kind_trains_by_running_statistics(hospitals: Path, alone: str) -> None:
+    task = experiment(hospitals, *of_type("joint_vae")).build_task()
     scaling = fitted(task)
     network, batch = network_of(task, scaling).train(), mixed(task, scaling)
     kinds = {"ab": batch["has_a"] & batch["has_b"], "a": ~batch["has_b"], "b": ~batch["has_a"]}
@@ -226,8 +213,8 @@ def test_a_lone_sample_of_its_kind_trains_by_running_statistics(study: Path, alo
     assert all(module.training for module in network.modules())
 
 
-def test_weighted_terms_of_a_mixed_batch_add_up_to_the_total(study: Path) -> None:
-    task = experiment(study, *of_type("joint_vae")).build_task()
+def test_weighted_terms_of_a_mixed_batch_add_up_to_the_total(hospitals: Path) -> None:
+    task = experiment(hospitals, *of_type("joint_vae")).build_task()
     scaling = fitted(task)
     network, batch = network_of(task, scaling).eval(), mixed(task, scaling)
     loss = task.loss(learn(network, batch, ()), batch)
@@ -239,8 +226,8 @@ def test_weighted_terms_of_a_mixed_batch_add_up_to_the_total(study: Path) -> Non
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_same_scores_can_be_watched_for_every_type(study: Path, tmp_path: Path, name: str) -> None:
-    data = without(study, ONE_PLATFORM, tmp_path / "pairs") if name == "res_unet" else study
+def test_the_same_scores_can_be_watched_for_every_type(hospitals: Path, tmp_path: Path, name: str) -> None:
+    data = without(hospitals, ONE_PLATFORM, tmp_path / "pairs") if name == "res_unet" else hospitals
     for metric, better in {"cross_a_corr_mean": True, "cross_b_r2": True, "cross_b_mse": False, "loss": False}.items():
         watched = experiment(data, *of_type(name), f"train.monitor={metric}")
         task = watched.build_task()
@@ -248,9 +235,9 @@ def test_the_same_scores_can_be_watched_for_every_type(study: Path, tmp_path: Pa
 
 
 @pytest.fixture(scope="module")
-def finished(study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finished]:
+def finished(hospitals: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finished]:
     folder = tmp_path_factory.mktemp("runs")
-    return {setting: run(folder / setting, study, setting) for setting in ("centralized", "local", "federated")}
+    return {setting: run(folder / setting, hospitals, setting) for setting in ("centralized", "local", "federated")}
 
 
 @pytest.mark.parametrize("setting", ["centralized", "local", "federated"])
@@ -278,7 +265,7 @@ def test_reported_scores_are_those_of_the_stored_predictions(finished: dict[str,
     assert checked == {"centralized": 5, "local": 20, "federated": 5}[setting]
 
 
-def test_features_are_named_by_platform(finished: dict[str, Finished], study: Path) -> None:
+def test_features_are_named_by_platform(finished: dict[str, Finished], hospitals: Path) -> None:
     summary = finished["federated"].json("eval_summary")
     assert (summary["classes"][0], summary["classes"][-1]) == ("A: antibody_01", "B: aptamer_50")
     assert ImputationScores(40, 50).higher_is_better.items() <= summary["higher_is_better"].items()
@@ -289,7 +276,7 @@ def test_features_are_named_by_platform(finished: dict[str, Finished], study: Pa
 # Words
 
 
-def test_the_blocks_of_the_documentation_are_experiments(study: Path, tmp_path: Path) -> None:
+def test_the_blocks_of_the_documentation_are_experiments(hospitals: Path, tmp_path: Path) -> None:
     page = (CONFIG.parent.parent / "docs" / "tasks.md").read_text()
     blocks = [block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "task: joint_vae" in block]
     shapes = []
@@ -297,13 +284,13 @@ def test_the_blocks_of_the_documentation_are_experiments(study: Path, tmp_path: 
         path = tmp_path / f"{number}.yaml"
         path.write_text(block)
         held_out = ["options.unit_key=donor", "options.held_out_client=hospital_east"]
-        task = load(path, [f"options.data={study}", *held_out]).build_task()
+        task = load(path, [f"options.data={hospitals}", *held_out]).build_task()
         shapes.append(network_of(task, fitted(task)).config.model.encoder_layers)
     assert shapes == [(1024,), (512, 256, 128)]
 
 
-def test_a_pair_of_tables_is_split_by_command(study: Path, tmp_path: Path) -> None:
-    files = [study / PAIRED[0] / f"platform_{platform}.csv" for platform in "ab"]
+def test_a_pair_of_tables_is_split_by_command(hospitals: Path, tmp_path: Path) -> None:
+    files = [hospitals / PAIRED[0] / f"platform_{platform}.csv" for platform in "ab"]
     words = ["proteomics-split", *files, tmp_path / "parts", "--test-size", "0.25", "--unit-column", "donor"]
     done = CliRunner().invoke(datasets_app, [*map(str, words)], catch_exceptions=False)
     assert done.exit_code == 0

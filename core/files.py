@@ -75,6 +75,16 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def refuse_occupied(path: Path) -> None:
+    """Make sure that `path` is free to become a folder: nothing is there, or an empty folder.
+
+    Raises:
+        UserError: A file is there, or a folder that holds something.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise UserError(f"{path}: not an empty folder; choose a new one, nothing is overwritten")
+
+
 def sha256_json(value: Any) -> str:
     """Give the SHA-256 of a JSON-able value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -11,8 +11,8 @@ import pytest
 from datasets.histology import Study, TilePlacement
 from datasets.histology_scaling import column_sums, mean_and_deviation
 from datasets.histology_splits import Draw, write_splits
-from datasets.leakage import check_disjoint
 from datasets.synthetic import image_expression
+from tests.placed_studies import check_whole
 from tests.refusals import refused
 
 RECORDED = np.load(Path(__file__).parent / "fixtures" / "image_expression" / "metrics.npz")
@@ -29,15 +29,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def groups(study: Study, client: str, split: str) -> set[str]:
     return set(study.table.groups[study.rows(client, split)].tolist())
-
-
-def check_whole(study: Study, count: int) -> None:
-    """All tiles are placed once, and no group is in two places."""
-    places = {(client, split): study.identities(client)[split] for client in study.clients for split in SPLITS}
-    if study.has_held_out:
-        places["held_out", "test"] = study.identities("held_out")["test"]
-    check_disjoint(places, "study")
-    assert sum(len(levels["tile"]) for levels in places.values()) == count
 
 
 def test_clients_by_column_and_a_held_out_one(folder: Path) -> None:

@@ -17,6 +17,7 @@ from datasets.proteomics_layout import SamplePlacement
 from datasets.proteomics_scaling import Preprocessing
 from datasets.proteomics_splits import write_split
 from datasets.proteomics_steps import Missing, Steps
+from tests.placed_studies import check_whole, places
 from tests.refusals import refused
 
 FIXTURES = Path(__file__).parent / "fixtures" / "proteomics"
@@ -77,10 +78,7 @@ def test_a_folder_per_client(data: Path) -> None:
     assert study.features == {"a": ("x1", "x2", "x3"), "b": ("y1", "y2")}
     assert {split: len(study.rows("north", split)) for split in SPLITS} == {"train": 6, "val": 2, "test": 2}
     assert len(study.rows("held_out", "test")) == 10 and not len(study.rows("held_out", "train"))
-    places = {(client, split): study.identities(client)[split] for client in study.clients for split in SPLITS}
-    places["held_out", "test"] = study.identities("held_out")["test"]
-    check_disjoint(places, "study")
-    assert sum(len(levels["sample"]) for levels in places.values()) == 36
+    check_whole(study, 36)
     assert study.train_values("coast", "b").shape == (0, 2)
 
 
@@ -190,15 +188,13 @@ def test_donors_stay_in_one_split_and_a_shared_one_is_found(data: Path) -> None:
         "val": 1,
         "test": 1,
     }
-    places = {(client, split): study.identities(client)[split] for client in study.clients for split in SPLITS}
-    refused(lambda: check_disjoint(places, "study"), "donor 'north 1' is in both coast/", "north/")
+    refused(lambda: check_disjoint(places(study), "study"), "donor 'north 1' is in both coast/", "north/")
 
 
 def test_the_same_id_at_two_clients_is_a_leak(data: Path) -> None:
     written(data / "coast", a=table("a", ["n03", *numbered("c", range(5))]))
     study = Study.open(data, FOLDERS)
-    places = {(client, split): study.identities(client)[split] for client in study.clients for split in SPLITS}
-    refused(lambda: check_disjoint(places, "study"), "sample 'n03' is in both coast/", "north/")
+    refused(lambda: check_disjoint(places(study), "study"), "sample 'n03' is in both coast/", "north/")
 
 
 # Splits

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from datasets.array_cache import process_cache
-from datasets.leakage import check_disjoint
 from datasets.rosette_samples import find_files, read_samples, sample_name
 from datasets.rosette_splits import Draw, write_manifest
 from datasets.rosettes import RosettePlacement, Study, new_images
+from tests.placed_studies import check_whole
 from tests.refusals import refused
 from tests.rosette_studies import layers, sample_ids, write, write_as, write_study
 
@@ -38,15 +38,6 @@ def table(folder: Path, tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-def check_whole(study: Study, count: int) -> None:
-    """All images are placed once, and no unit is in two places."""
-    places = {(client, split): study.identities(client)[split] for client in study.clients for split in SPLITS}
-    if study.has_held_out:
-        places["held_out", "test"] = study.identities("held_out")["test"]
-    check_disjoint(places, "study")
-    assert sum(len(levels["sample"]) for levels in places.values()) == count
 
 
 def test_clients_and_animals_come_from_the_ids(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """The made-up tissue: the real format, rosettes that outlines alone tell from palisades, and replicates that differ."""
 
-import hashlib
 from pathlib import Path
 
 import h5py
@@ -11,7 +10,6 @@ from scipy import ndimage
 
 from datasets.rosettes import RosettePlacement, Study
 from datasets.synthetic.attention_unet import HELD_OUT, REPLICATES, SIDES, make, palisade, rosette
-from tests.refusals import refused
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +40,8 @@ def test_the_format_is_the_real_one(folder: Path, study: Study) -> None:
         assert image.file.generation == "layers" and set(image.file.datasets) == {
             *("labels", "target", "instances", "intensity")
         }
+        with h5py.File(one.path) as file:
+            assert {str(file[name].dtype) for name in file} == {"uint8", "uint16"}
         assert set(image.shape) <= set(SIDES)
     assert len({image.shape for image in study.images}) > 5
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 4e6
@@ -128,27 +128,3 @@ def test_annotations_of_one_replicate_reach_beyond_the_cells(study: Study) -> No
     touched = [label for label in np.unique(labels[inside]) if label]
     covered = np.asarray([inside[labels == label].mean() for label in touched])
     assert (covered > 0.99).sum() >= 6 and ((covered > 0) & (covered < 0.5)).sum() > 3
-
-
-def digest(folder: Path) -> str:
-    whole = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        whole.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-    return whole.hexdigest()
-
-
-def test_the_seed_decides_the_content(tmp_path: Path) -> None:
-    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
-        make(tmp_path / name, seed, animals=3, images_per_animal=1)
-    assert digest(tmp_path / "one") == digest(tmp_path / "same") != digest(tmp_path / "other")
-    path = next((tmp_path / "one").glob("R1*/*.h5"))
-    with h5py.File(path) as file:
-        assert {str(file[name].dtype) for name in file} == {"uint8", "uint16"}
-
-
-def test_unusable_targets_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("keep")
-    for target in (tmp_path, tmp_path / "mine.txt"):
-        refused(lambda target=target: make(target), f"{target}: not an empty folder")
-    refused(lambda: make(tmp_path / "new", animals=2), "animals: 2 with 2 images are too few")
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

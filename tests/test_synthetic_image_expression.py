@@ -1,6 +1,5 @@
 """The made-up tissue: the real format, looks that drive expression, sites that differ, and one silent gene."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from core.errors import UserError
 from datasets.synthetic.image_expression import N_GENES, draw_tile, make
 from training.regression import defined_mean, mse_by_column, spearman_by_column
 
@@ -92,26 +90,3 @@ def test_each_statistic_shows() -> None:
     assert drawn(3, 0.0)[..., 2].mean() > drawn(3, 1.0)[..., 2].mean() + 20
     plain, fibrous = (draw_tile(np.r_[0, 0.5, value, 0.5], gain, 48, np.random.default_rng(0)) for value in (0.0, 1.0))
     assert fibrous[..., 1].std() > plain[..., 1].std() + 10
-
-
-def digest(folder: Path) -> str:
-    whole = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        whole.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-    return whole.hexdigest()
-
-
-def test_the_seed_decides_the_content(tmp_path: Path) -> None:
-    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
-        make(tmp_path / name, seed, patients=3, tiles_per_patient=2, size=16)
-    assert digest(tmp_path / "one") == digest(tmp_path / "same") != digest(tmp_path / "other")
-
-
-def test_unusable_targets_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("keep")
-    for target in (tmp_path, tmp_path / "mine.txt"):
-        with pytest.raises(UserError, match="not an empty folder"):
-            make(target)
-    with pytest.raises(UserError, match="patients: 2 with 6 tiles are too few"):
-        make(tmp_path / "new", patients=2)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

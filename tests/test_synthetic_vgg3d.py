@@ -18,7 +18,7 @@ from datasets.nuclei_crops import CropOptions
 from datasets.nuclei_placement import NucleiPlacement
 from datasets.nuclei_table import read_table
 from datasets.synthetic.vgg3d import CLASSES, SITES, make
-from tests.refusals import refused
+from tests.placed_studies import places
 
 INSTITUTES = ["institute_north", "institute_south", "institute_west"]
 
@@ -40,9 +40,7 @@ def study(folder):
 
 def test_it_is_a_small_study_of_three_institutes_without_leaks(folder, study):
     assert study.clients == INSTITUTES and study.has_held_out
-    places = {(client, split): found for client in study.clients for split, found in study.identities(client).items()}
-    places["held_out", "test"] = study.identities("held_out")["test"]
-    check_disjoint(places, "study")
+    check_disjoint(places(study), "study")
     assert study.classes == {kind.class_id: kind.name for kind in CLASSES}
     assert all(len(study.class_counts(client, "train")) == len(CLASSES) for client in study.clients)
     assert sum(path.stat().st_size for path in folder.rglob("*.tif")) < 10 * 1024**2
@@ -52,21 +50,6 @@ def test_one_nucleus_is_unclassified_and_left_out(folder, study):
     rows = read_table(folder / "classes.csv")
     assert [row.class_name for row in rows if not row.classified] == ["Unclassified"]
     assert len(study.nuclei) == len(rows) - 1
-
-
-def test_the_same_seed_makes_the_same_files(folder, tmp_path):
-    for name, seed in (("one", 3), ("two", 3), ("three", 4)):
-        make(tmp_path / name, seed=seed, nuclei_per_site=8, shape=(4, 8, 8))
-    files = {
-        name: {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
-        for name in ("one", "two", "three")
-    }
-    assert files["one"] == files["two"] != files["three"]
-
-
-def test_what_cannot_be_made(folder, tmp_path):
-    refused(lambda: make(folder), "not an empty folder")
-    refused(lambda: make(tmp_path / "new", nuclei_per_site=4), "nuclei_per_site: 4 is too few; give at least 8")
 
 
 def test_institutes_differ_in_intensity_and_in_classes(study):

@@ -20,7 +20,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from core.errors import UserError
-from core.files import atomic, write_text
+from core.files import atomic, refuse_occupied, write_text
 from core.randomness import generator
 
 NEXT = "python compare.py configs/attention_unet.yaml options.data={directory}"
@@ -100,8 +100,7 @@ def make(directory: Path, seed: int = 0, animals: int = 10, images_per_animal: i
     Raises:
         UserError: The folder holds something, cannot be written to, or there are too few animals or images.
     """
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
-        raise UserError(f"{directory}: not an empty folder; choose a new one, nothing is overwritten")
+    refuse_occupied(directory)
     if animals < 3 or images_per_animal < 1:
         raise UserError(
             f"animals: {animals} with {images_per_animal} images are too few to split; give 3 with 1 or more"

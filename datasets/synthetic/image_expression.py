@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from core.errors import UserError
-from core.files import atomic, write_text
+from core.files import atomic, refuse_occupied, write_text
 from core.randomness import generator
 
 NEXT = "python compare.py configs/image_expression.yaml options.data={directory}"
@@ -65,8 +65,7 @@ def make(directory: Path, seed: int = 0, patients: int = 10, tiles_per_patient: 
     Raises:
         UserError: The folder holds something, cannot be written to, or there are too few patients or tiles.
     """
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
-        raise UserError(f"{directory}: not an empty folder; choose a new one, nothing is overwritten")
+    refuse_occupied(directory)
     if patients < 3 or tiles_per_patient < 2:
         raise UserError(
             f"patients: {patients} with {tiles_per_patient} tiles are too few to split; give 3 with 2 or more"

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from core.errors import UserError
-from core.files import write_text
+from core.files import refuse_occupied, write_text
 from core.randomness import generator
 
 NEXT = "python compare.py configs/joint_vae.yaml options.data={directory}"
@@ -106,8 +106,7 @@ def make(directory: Path, seed: int = 0, scale: float = 1.0) -> None:
     Raises:
         UserError: The folder holds something, cannot be written to, or there are too few samples.
     """
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
-        raise UserError(f"{directory}: not an empty folder; choose a new one, nothing is overwritten")
+    refuse_occupied(directory)
     if scale * min(SAMPLES.values()) < FEWEST_SAMPLES:
         raise UserError(f"scale: {scale} leaves a hospital with fewer than {FEWEST_SAMPLES} samples; give 0.2 or more")
     for hospital, samples in SAMPLES.items():

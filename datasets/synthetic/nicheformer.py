@@ -16,7 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from core.errors import UserError
-from core.files import atomic, make_folder, write_text
+from core.files import atomic, make_folder, refuse_occupied, write_text
 from core.randomness import generator
 
 NEXT = "python compare.py configs/nicheformer.yaml options.data={directory}"
@@ -76,8 +76,7 @@ def make(directory: Path, seed: int = 0, cells_per_section: int = 150) -> None:
     Raises:
         UserError: The folder holds something, cannot be written to, or there are too few cells per section.
     """
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
-        raise UserError(f"{directory}: not an empty folder; choose a new one, nothing is overwritten")
+    refuse_occupied(directory)
     if cells_per_section < len(CELL_TYPES):
         raise UserError(f"cells_per_section: {cells_per_section} is too few; give at least {len(CELL_TYPES)}")
     panel = _write_reference(directory / "reference", seed)

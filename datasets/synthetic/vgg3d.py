@@ -16,7 +16,7 @@ import tifffile
 from scipy import ndimage
 
 from core.errors import UserError
-from core.files import make_folder, write_text
+from core.files import make_folder, refuse_occupied, write_text
 from core.randomness import generator
 from datasets.nuclei_table import UNCLASSIFIED_ID, UNCLASSIFIED_NAME
 
@@ -101,8 +101,7 @@ def make(
     Raises:
         UserError: The folder holds something, cannot be written to, or there are too few nuclei.
     """
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
-        raise UserError(f"{directory}: not an empty folder; choose a new one, nothing is overwritten")
+    refuse_occupied(directory)
     if nuclei_per_site < 2 * len(CLASSES):
         raise UserError(f"nuclei_per_site: {nuclei_per_site} is too few; give at least {2 * len(CLASSES)}")
     make_folder(directory)

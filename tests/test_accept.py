@@ -7,25 +7,16 @@ from typing import Any
 import pytest
 
 from core.files import atomic
-from tests.commands import refused, run
+from tests.commands import interrupt, refused, run
 from tests.toy_task import Points
-from training.engine import Trainer
 
 BOTH = pytest.mark.parametrize("command", ["centralized", "fl"])
 
 
 def interrupted(toy: Path, results: Path, command: str, patch: pytest.MonkeyPatch) -> Path:
     """A run that ended in the middle of its fourth epoch."""
-    original, calls = Trainer.run_epoch, []
-
-    def stopping(self: Trainer, samples: Any, epoch: int) -> Any:
-        calls.append(epoch)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return original(self, samples, epoch)
-
     with patch.context() as context:
-        context.setattr(Trainer, "run_epoch", stopping)
+        interrupt(context, epoch=4)
         words = ["train.epochs=5", "federation.rounds=3", "--results", results, "--name", "cut"]
         assert run(command, toy, *words).exit_code == 130
     return results / "toy_task" / "cut"

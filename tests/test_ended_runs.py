@@ -13,10 +13,9 @@ from core.errors import UserError
 from fl.client_app import app as client_app
 from fl.inprocess import InProcessGrid
 from fl.server import serve
-from tests.commands import COMMANDS, refused, run
+from tests.commands import COMMANDS, interrupt, refused, run
 from tests.spoiled_studies import HELD_OUT, TRAIN, VAL, column, same_cell
 from training.config import load
-from training.engine import Trainer
 from training.runs import Run
 
 BOTH = pytest.mark.parametrize("command", ["centralized", "fl"])
@@ -143,15 +142,7 @@ def test_a_federation_that_may_goes_on_without_the_client_that_raises(toy: Path,
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(
     toy: Path, results: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    original, calls = Trainer.run_epoch, []
-
-    def interrupted(self: Trainer, samples: Any, epoch: int) -> Any:
-        calls.append(epoch)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return original(self, samples, epoch)
-
-    monkeypatch.setattr(Trainer, "run_epoch", interrupted)
+    interrupt(monkeypatch, epoch=5)
     words = [toy, "train.epochs=6", "federation.rounds=2", "--results", results, "--name"]
     answer = run(command, *words, "stopped")
     stopped = results / "toy_task" / "stopped"
@@ -170,10 +161,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(
 
 
 def test_ctrl_c_ends_a_comparison_with_what_it_has(toy: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(self: Trainer, samples: Any, epoch: int) -> Any:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "run_epoch", interrupted)
+    interrupt(monkeypatch, epoch=1)
     answer = run("compare", toy, "--results", results, "--name", "mine")
     (line,) = answer.stderr.splitlines()
     assert (answer.exit_code, line.startswith("error: interrupted (details: ")) == (130, True)

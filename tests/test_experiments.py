@@ -19,13 +19,12 @@ from fl.server import serve
 from reports.__main__ import app as reports
 from reports.experiment_summary import summarise
 from tasks.__main__ import app as tasks
-from tests.commands import COMMANDS, refused, run
+from tests.commands import COMMANDS, interrupt, refused, run
 from tests.conftest import TOY
 from tests.refusals import refused as refused_call
 from tests.run_folders import edit, write_run
 from tests.toy_task import SIZES, Points
 from training.config import experiment_names, load, to_yaml
-from training.engine import Trainer
 from training.experiments import read_entries
 from training.runs import Run
 from training.session import run_name
@@ -273,17 +272,9 @@ def test_an_interrupted_experiment_is_resumed_and_the_rest_follows(
     many: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = Places(many, command)
-    original, calls = Trainer.run_epoch, []
-
-    def interrupted(self: Trainer, samples: Any, epoch: int) -> Any:
-        calls.append(epoch)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return original(self, samples, epoch)
-
     longer = ["train.epochs=6", "federation.rounds=2"]
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "run_epoch", interrupted)
+        interrupt(patch, epoch=5)
         answer = places.call("--all", *longer, code=130)
     assert places.done(answer) == {"base": "run", "fast": "not begun"}
     assert places.json("base", "status")["status"] == "failed"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import anndata
@@ -50,6 +51,14 @@ def test_cells_that_do_not_fit_are_refused(fault: str, said: str, studies: Studi
     assert not (tmp_path / "out").exists()
 
 
+def check_lists(run: Path, folder: Path, lists: Mapping[str, str]) -> None:
+    """Check that a CSV of samples in a folder with each text is refused, and what is said of it."""
+    listed = folder / "listed.csv"
+    for text, said in lists.items():
+        listed.write_text(text)
+        refused(predict(run, listed, "--out", folder.parent / "out"), "listed.csv: ", said)
+
+
 def test_nuclei_that_do_not_fit_are_refused(runs: Runs, tmp_path: Path) -> None:
     run, out = runs("vgg3d", "centralized"), tmp_path / "out"
     (tmp_path / "some" / "7" / "raw").mkdir(parents=True)
@@ -59,14 +68,12 @@ def test_nuclei_that_do_not_fit_are_refused(runs: Runs, tmp_path: Path) -> None:
     refused(predict(run, tmp_path / "some", "--out", out), "raw/0.tif: 1 pages of shape (20, 20, 3); a slice is one")
     tifffile.imwrite(tmp_path / "some" / "7" / "raw" / "0.tif", np.zeros((20, 20), np.uint8))
     refused(predict(run, tmp_path / "some", "--out", out), "no mask slice for 0.tif")
-    listed = tmp_path / "some" / "listed.csv"
-    for text, said in (
-        ("nucleus\n7\n", "no column 'sample_id', only nucleus; add it"),
-        ("sample_id\n7\n0007\n", "sample '0007' is listed twice (lines 2 and 3)"),
-        ("sample_id\n8\n", "sample 0008: no folder; add it"),
-    ):
-        listed.write_text(text)
-        refused(predict(run, listed, "--out", out), "listed.csv: ", said)
+    lists = {
+        "nucleus\n7\n": "no column 'sample_id', only nucleus; add it",
+        "sample_id\n7\n0007\n": "sample '0007' is listed twice (lines 2 and 3)",
+        "sample_id\n8\n": "sample 0008: no folder; add it",
+    }
+    check_lists(run, tmp_path / "some", lists)
     shutil.rmtree(tmp_path / "some" / "7")
     refused(predict(run, tmp_path / "some", "--out", out), "some: holds no nucleus; give a folder with SAMPLE/raw")
 
@@ -80,14 +87,12 @@ def test_images_that_do_not_fit_are_refused(runs: Runs, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(some / "a.png")
     refused(predict(run, some, "--out", out), "a.png: image mode I;16 has more than 8 bits a channel; convert it")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(some / "a.png")
-    listed = some / "listed.csv"
-    for text, said in (
-        ("file\na.png\n", "no column 'path'; it has file"),
-        ("path\na.png\n./a.png\n", "row 2, line 3: path 'a.png' is that of row 1"),
-        ("path\nb.png\n", "no such image file: "),
-    ):
-        listed.write_text(text)
-        refused(predict(run, listed, "--out", out), "listed.csv: ", said)
+    lists = {
+        "file\na.png\n": "no column 'path'; it has file",
+        "path\na.png\n./a.png\n": "row 2, line 3: path 'a.png' is that of row 1",
+        "path\nb.png\n": "no such image file: ",
+    }
+    check_lists(run, some, lists)
 
 
 def test_what_breaks_on_the_way_leaves_nothing_behind(runs: Runs, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 	$(RUN) compare.py configs/nicheformer.yaml $(ARGS)
 
 test: $(VENV)/installed lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

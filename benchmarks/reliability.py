@@ -121,7 +121,7 @@ def same(
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
         for stem in stems:
-            data = Path(name) / stem
+            data = Path(name) / "data" / stem
             importlib.import_module(f"datasets.synthetic.{stem}").make(data)
             config, overrides = ROOT / "configs" / f"{stem}.yaml", (f"options.data={data}", *SMALL)
             command = Command(config, stem, Path(name), "inprocess", overrides)

@@ -1,15 +1,16 @@
 """SIGKILL in the middle of a run, then `--resume`: the weights are those of a run that was left alone."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from fl.processes import marked
 from tests.conftest import Finished, conduct
 from training.config import load
 from training.runs import Run
@@ -23,6 +24,9 @@ OVERRIDES = [
     "options.random_backbone.context_length=32",
 ]
 
+TAG = "TRIPTYCH_TEST"
+"""Environment variable that all processes of a command inherit."""
+
 pytestmark = pytest.mark.slow
 
 
@@ -31,15 +35,24 @@ def steps(folder: Path) -> int:
     return len(json.loads(path.read_text())["steps"]) if path.exists() else 0
 
 
+def alive(tag: str) -> bool:
+    """Tell whether a process lives that was started with our mark, by whomever of those we started."""
+    environments = (process.info["environ"] or {} for process in psutil.process_iter(["environ"]))
+    return any(environment.get(TAG) == tag for environment in environments)
+
+
 def kill_after_the_first_step(command: list[str], folder: Path) -> None:
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    tag = str(folder)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, TAG: tag}
+    )
     deadline = time.monotonic() + 120
     while steps(folder) < 1:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    while marked(""):  # Ray and Flower end by themselves once their launcher is gone
+    while alive(tag):  # Ray and Flower end by themselves once their launcher is gone
         assert time.monotonic() < deadline
         time.sleep(0.1)
 

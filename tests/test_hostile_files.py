@@ -168,7 +168,7 @@ def test_a_node_writes_nowhere_but_below_its_workspace(start: Start, tmp_path: P
         context.node_config["workspace"] = str(tmp_path / "node" / "work")
     started = start("federated")
     server = Server(started, grid, 1)
-    server.request["folder"] = folder
+    server.asking.request["folder"] = folder
     refused_call(server.conduct, f"{folder!r}: the server's run folder has no name; nothing is written here")
     assert not list((tmp_path / "node").iterdir())
 

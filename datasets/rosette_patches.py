@@ -87,8 +87,8 @@ class CentrePatches:
 class Patches(CentrePatches):
     """A patch of each image, cut and changed anew in every epoch; for training alone.
 
-    What is drawn is a pure function of the epoch's seed and the name of the image: the same in whatever order, in
-    whichever worker, and whether clients train alone or are pooled.
+    What is drawn is a pure function of the epoch's seed and the name of the image: the same in whatever order and in
+    whichever worker. A pool has a seed of its own, so its draws are not those of its clients.
 
     Attributes:
         anywhere: Probability of a patch anywhere in the image instead of about a rosette.

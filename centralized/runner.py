@@ -89,7 +89,9 @@ class _Runner:
             self.run.write_baselines(baseline_rows(self.task, fitted, member.data, member.held_out))
         self.run.write_summary(self.task.primary, {name: outcome.selected for name, outcome in outcomes.items()})
         held_out = scored["held_out"].count if "held_out" in scored else None
-        self.run.write_manifest(self.manifest(outcomes, held_out, time.perf_counter() - start))
+        self.run.write_manifest(
+            self.manifest(outcomes, held_out, time.perf_counter() - start + self.run.earlier_seconds)
+        )
         return self.run.finish()
 
     def _batch_size(self) -> str:
@@ -148,7 +150,8 @@ class _Runner:
         try:
             return ask(client)
         except Exception as error:
-            self.run.client_failed(client, 0, phase, one_line(error))
+            kind = "refused" if isinstance(error, UserError) else "failed"
+            self.run.client_failed(client, 0, phase, one_line(error), kind=kind)
             raise
 
     def manifest(self, outcomes: dict[str, Outcome], held_out: int | None, seconds: float) -> dict[str, Any]:

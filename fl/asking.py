@@ -61,7 +61,7 @@ class Asking:
         failures = sorted([*answers.failures, *died], key=lambda one: one.client)
         for failure in failures:
             details = "" if failure.kind == "refused" else failure.details  # Input of a user has no traceback.
-            self.run.client_failed(failure.client, number, failure.phase, failure.message, details)
+            self.run.client_failed(failure.client, number, failure.phase, failure.message, details, kind=failure.kind)
         if len(answers.good) < self.options.needed(len(clients)):
             raise_refusals(failures)  # There are some, since not all have given a good reply.
         return Answers(answers.good, failures)

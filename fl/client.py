@@ -27,17 +27,26 @@ def describe(task: Task, client: str, *, own_data: bool) -> Part:
     Args:
         task: The open task.
         client: Whose data.
-        own_data: Whether the node holds the data itself; where it shares the server's, the server looks for leaks.
+        own_data: Whether the node holds the data itself, so that no name of a sample or unit may leave it; where it
+            shares the server's, the server looks for leaks.
     """
     identities = {split: hashed(ids) for split, ids in task.identities(client).items()} if own_data else {}
+    description = task.describe(client)
     info = {
         "statistics": task.statistics(client).model_dump(mode="json"),
-        "description": task.describe(client),
+        "description": unnamed(description) if own_data else description,
         "digest": task.data_digest(client),
         "identities": identities,
         "absent": task.absent(client),
     }
     return Part(info)
+
+
+def unnamed(description: dict[str, Any]) -> dict[str, Any]:
+    """Count the `units` of a description, at any depth, instead of naming them."""
+    counted = {key: len(value) for key, value in description.items() if key == "units" and isinstance(value, list)}
+    nested = {key: unnamed(value) for key, value in description.items() if isinstance(value, dict)}
+    return {**description, **counted, **nested}
 
 
 def describe_further(task: Task, client: str, known: Statistics) -> Part:

@@ -229,7 +229,7 @@ class Server:
                 split=self.split,
                 held_out=held_out.count if held_out else None,
                 budget={"epochs": None, "rounds": self.model.round, "local_epochs": self.options.local_epochs},
-                seconds=time.perf_counter() - self.start,
+                seconds=time.perf_counter() - self.start + self.run.earlier_seconds,
                 device=self.device,
                 oom_skipped=skipped_steps(self.run.history),
                 bytes={"up": up, "down": down, "full_state": self.model.full_state_bytes},

@@ -24,14 +24,14 @@ def failure_table(records: Sequence[RunRecord], out: Path) -> Table:
         records: The runs.
         out: Folder of the page, which links are relative to.
     """
-    table = Table(["run", "client", "phase", "times", "steps", "message of the first", "traceback"], note=NOTE)
+    table = Table(["run", "client", "phase", "kind", "times", "steps", "message of the first", "traceback"], note=NOTE)
     for record in records:
-        kinds: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+        alike: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
         for one in record.failures:
-            kind = re.sub(r"\d+", "0", str(one["message"]))
-            kinds.setdefault((str(one["client"]), str(one["phase"]), kind), []).append(one)
-        for (client, phase, _), group in sorted(kinds.items()):
-            texts = [Cell(text, "text") for text in (record.folder.name, client, phase)]
+            key = *(str(one[name]) for name in ("client", "phase", "kind")), re.sub(r"\d+", "0", str(one["message"]))
+            alike.setdefault(key, []).append(one)
+        for (*named, _), group in sorted(alike.items()):
+            texts = [Cell(text, "text") for text in (record.folder.name, *named)]
             counts = [Cell(f"{len(group):,}"), Cell(counted([one["step"] for one in group]))]
             message = Cell(str(group[0]["message"]), "text")
             table.rows.append([*texts, *counts, message, _traceback(record, group, out)])

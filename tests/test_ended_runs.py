@@ -120,7 +120,8 @@ def test_a_client_that_raises_is_named(toy: Path, results: Path, command: str) -
     assert line.startswith(f"error: {found['error']} (details: ") and "go on with --resume" in line
     (failure,) = found["failures"]
     where = failure.pop("traceback") or "log.txt"
-    assert failure == {"client": "bob", "step": 0, "phase": "open", "message": "the disk of this client is broken"}
+    named = {"client": "bob", "step": 0, "phase": "open", "kind": "failed"}
+    assert failure == {**named, "message": "the disk of this client is broken"}
     assert "Traceback" in (results / "toy_task" / "mine" / where).read_text()
 
 

@@ -74,9 +74,13 @@ def test_a_killed_run_continues(study: Path, tmp_path: Path, setting: str, modul
     assert steps(folder) < 4, "killed too late to show anything"
     assert json.loads((folder / "status.json").read_text())["status"] == "running"
 
+    history = json.loads((folder / "history.json").read_text())
+    history["steps"][0]["seconds"] = {"centralized": 3600.0} if setting == "centralized" else 3600.0
+    (folder / "history.json").write_text(json.dumps(history))
     done = subprocess.run([*command, "--resume", str(folder)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     alone = Run.create(tmp_path / "alone", load(CONFIG, overrides), setting)  # type: ignore[arg-type]
     conduct(alone)
     assert Finished(folder).hashes == Finished(alone.folder).hashes
     assert (folder / "eval_summary.json").read_text() == (alone.folder / "eval_summary.json").read_text()
+    assert Finished(folder).json("manifest")["seconds"] > 3600

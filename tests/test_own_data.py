@@ -4,6 +4,7 @@ import csv
 import importlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +56,12 @@ def federate(folder: Path, experiment: Experiment, parties: list[Path]) -> Finis
     return Finished(run.folder)
 
 
+def units(run: Finished) -> dict[tuple[str, str], Any]:
+    """Give what the manifest says of the units of each client and split."""
+    clients = run.json("manifest")["clients"]
+    return {(client, split): one["units"] for client, said in clients.items() for split, one in said["files"].items()}
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_parties_with_their_own_files_reach_the_weights_of_the_simulation(config: Path, tmp_path: Path) -> None:
     study = tmp_path / "study"
@@ -76,6 +83,8 @@ def test_parties_with_their_own_files_reach_the_weights_of_the_simulation(config
         rows = [{row["data"]: row for row in one.json("eval_summary")["rows"]} for one in done]
         assert ("held_out" in rows[0]) == (name == "holding")
         assert all(rows[1][data] == row for data, row in rows[0].items())
+        own, shared = map(units, done)
+        assert own == {place: len(names) for place, names in shared.items()}
 
 
 @pytest.mark.parametrize("config", [path for path in CONFIGS if path.stem == "image_expression"])

@@ -48,7 +48,7 @@ def with_accuracy(run: Path, value: float) -> Path:
 
 
 def failure(client: str, step: int, message: str, **more: Any) -> dict[str, Any]:
-    return {"client": client, "step": step, "phase": "train", "message": message, **more}
+    return {"client": client, "step": step, "phase": "train", "kind": "failed", "message": message, **more}
 
 
 # Rates
@@ -181,9 +181,9 @@ def test_failures_are_counted_by_client_and_kind_with_a_link_to_the_traceback(tm
     (run / "failures" / "bob train-3.txt").write_text("Traceback")
     table = failure_table([RunRecord.read(run)], tmp_path / "out")
     assert [[cell.text for cell in row[1:]] for row in table.rows] == [
-        ["ada", "train", "1", "2", "gone", "none"],
-        ["bob", "train", "2", "1 to 3", "CUDA out of memory: 12 MiB", "failures/bob train-3.txt"],
-        ["bob", "train", "1", "2", "gone", "failures/lost.txt"],
+        ["ada", "train", "failed", "1", "2", "gone", "none"],
+        ["bob", "train", "failed", "2", "1 to 3", "CUDA out of memory: 12 MiB", "failures/bob train-3.txt"],
+        ["bob", "train", "failed", "1", "2", "gone", "failures/lost.txt"],
     ]
     assert [row[-1].href for row in table.rows] == ["", "../runs/run/failures/bob%20train-3.txt", ""]
     page = write_report([run], tmp_path / "out").read_text()

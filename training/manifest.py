@@ -60,7 +60,7 @@ def manifest(
         split: SHA-256 of who is in which split, or None where the task names nobody.
         held_out: Samples of the held-out set, or None.
         budget: Epochs or rounds.
-        seconds: Wall time of the run, without earlier parts of a resumed one.
+        seconds: Wall time of the run; of the earlier parts of a resumed one, that of their epochs or rounds.
         device: Where it was trained.
         extra: Further entries, such as the bytes exchanged.
     """

@@ -41,6 +41,7 @@ class Run:
         self.folder, self.experiment, self.setting = folder, experiment, setting
         self.failures: list[dict[str, Any]] = []
         self.history: list[dict[str, Any]] = []
+        self.earlier_seconds = 0.0
         self.scalars = Scalars(folder / "tensorboard") if experiment.train.tensorboard else None
 
     @classmethod
@@ -88,6 +89,7 @@ class Run:
         run = cls(folder, load(folder / "config.yaml"), read_json(folder / "status.json")["setting"])
         if (folder / "history.json").exists():
             run.history = read_json(folder / "history.json")["steps"]
+            run.earlier_seconds = sum(_seconds(step) for step in run.history)
         return run
 
     def set_status(self, status: Status, error: str | None = None, exit_code: int | None = None) -> None:
@@ -115,12 +117,23 @@ class Run:
         self.set_status("failed", one_line(error), code)
         return code
 
-    def client_failed(self, client: str, step: int, phase: str, message: str, details: str = "") -> None:
-        """Record the failure of one client, with the traceback, where there is one, in a file of its own."""
+    def client_failed(
+        self, client: str, step: int, phase: str, message: str, details: str = "", *, kind: str = "failed"
+    ) -> None:
+        """Record the failure of one client, with the traceback, where there is one, in a file of its own.
+
+        Args:
+            client: Whose.
+            step: Epoch or round; 0 before the first.
+            phase: What was asked of it, such as `train`.
+            message: One line.
+            details: Traceback, or nothing.
+            kind: `failed`, `refused` its input, `rejected` by the guard, or `died` with its worker.
+        """
         traceback_file = f"failures/{client}-{phase}-{step}.txt" if details else None
-        entry = {"client": client, "step": step, "phase": phase, "message": message, "traceback": traceback_file}
-        self.failures.append(entry)
-        self.log(f"{client} failed in {phase} of step {step}: {message}")
+        where = {"client": client, "step": step, "phase": phase}
+        self.failures.append({**where, "kind": kind, "message": message, "traceback": traceback_file})
+        self.log(f"{client} {kind} in {phase} of step {step}: {message}")
         if traceback_file:
             write_text(self.folder / traceback_file, details)
         self.set_status("running")
@@ -276,6 +289,12 @@ def _refuse_links(folder: Path) -> None:
     for path in [folder, *(sorted(folder.iterdir()) if folder.is_dir() else [])]:
         if path.is_symlink():
             raise UserError(f"{path}: a link, and a run writes to files of its own; put what it points to in its place")
+
+
+def _seconds(step: Mapping[str, Any]) -> float:
+    """Give what an epoch or a round took, of all members of a local run together."""
+    seconds = step.get("seconds", 0.0)
+    return sum(seconds.values()) if isinstance(seconds, dict) else seconds
 
 
 def _values(where: list[Any], entry: Mapping[str, Any]) -> Iterable[list[Any]]:

@@ -154,7 +154,8 @@ class Task(Options):
     def describe(self, client: str) -> dict[str, Any]:
         """Give the samples of each split, and where there are such: `labels` (label -> count over all splits), `files`.
 
-        `files` records how the splits were made: split -> file, units and SHA-256.
+        `files` records how the splits were made: split -> file, units and SHA-256. A node with data of its own sends
+        the number of `units`, not their names.
         """
         raise NotImplementedError
 

@@ -48,7 +48,8 @@ def failures(records: Sequence[RunRecord]) -> list[str]:
         elif record.status in states:
             lines.append(f"{label}: {states[record.status]}")
     told = [
-        f"{label}: {one['client']} {one.get('kind', 'failed')} in {one['phase']} of step {one['step']}: {one['message']}"
+        f"{label}: {one['client']} {one.get('kind', 'failed')} in {one['phase']} of step {one['step']}: "
+        f"{one['message']}"
         for label, record in zip(named, records, strict=True)
         for one in record.failures
     ]

@@ -64,7 +64,7 @@ class Study(Placed):
     Attributes:
         source: The folder.
         features: Platform to the features used, in order; empty where nobody has the platform.
-        own_features: Client to platform to the features of its files.
+        own_features: Client to platform to the features of its files; without a platform on which it has no sample.
         ids_N: Ids, by client and then sorted as text.
         units_N: Donor of every sample.
         values: Platform to abundances [N, D] as measured, NaN where missing or not measured at all.
@@ -108,8 +108,8 @@ class Study(Placed):
             source=data,
             features=chosen,
             own_features={
-                name: {platform: matrix.features for platform, matrix in held.items()}
-                for name, held in matrices.items()
+                name: {platform: matrix.features for platform, matrix in one.matrices.items()}
+                for name, one in aligned.items()
             },
             ids_N=np.concatenate([one.ids for one in aligned.values()]),
             clients_N=np.concatenate([np.full(len(one.ids), name) for name, one in aligned.items()]),
@@ -130,6 +130,14 @@ class Study(Placed):
         """Give a client's train samples on a platform as measured, [N, D]; N is 0 where it has no such sample."""
         rows = self.rows(client, "train")
         return np.asarray(self.values[platform][rows[self.has[platform][rows]]])
+
+    def trains_on(self, client: str) -> list[str]:
+        """Give the platforms on which a client has train samples."""
+        return [platform for platform in PLATFORMS if len(self.train_values(client, platform))]
+
+    def train_pairs(self, client: str) -> int:
+        """Count the train samples of a client that were measured on both platforms."""
+        return int((self.has["a"] & self.has["b"])[self.rows(client, "train")].sum())
 
     def first_pass(self, client: str, platform: str) -> dict[str, Array]:
         """Sum up the train samples of a client; see `datasets.proteomics_statistics`."""

@@ -83,10 +83,11 @@ class Aligned:
         return self.has("a") & self.has("b")
 
     def take(self, rows: npt.NDArray[np.bool_], **dropped: int) -> "Aligned":
-        """Keep some samples, and record how many were left out for what reason."""
-        at = {platform: places[rows] for platform, places in self.at.items()}
+        """Keep some samples and the platforms they were measured on, and record how many were left out for what."""
+        at = {platform: own for platform, places in self.at.items() if ((own := places[rows]) >= 0).any()}
+        matrices = {platform: self.matrices[platform] for platform in at}
         counts = {**self.dropped, **{reason: count for reason, count in dropped.items() if count}}
-        return replace(self, ids=self.ids[rows], at=at, units=self.units[rows], dropped=counts)
+        return Aligned(matrices, self.ids[rows], at, self.units[rows], counts)
 
     def values(self, platform: str, columns: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Give columns of a platform, [N, D]; NaN where a cell is missing or the sample was not measured."""

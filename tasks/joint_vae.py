@@ -121,8 +121,8 @@ class JointVAETask(JointVAEOptions):
         return {**said, "files": study.manifest(client)}
 
     def absent(self, client: str) -> tuple[str, ...]:
-        """Give the parameters of a platform that a client does not have."""
-        lacking = [key for key in OTHER if key not in self._study().own_features[client]]
+        """Give the parameters of a platform of which a client has no train sample."""
+        lacking = [key for key in OTHER if key not in self._study().trains_on(client)]
         return tuple(pattern for platform in lacking for pattern in self._outline.platform_parameters(platform))
 
     # Network
@@ -276,11 +276,10 @@ class JointVAETask(JointVAEOptions):
 
     def _refuse_untrainable(self, client: str) -> None:
         study, kind = self._study(), model_type(self.model)
-        own = study.own_features[client]
-        if self.direct and len(own) < len(PLATFORMS):
+        if self.direct and not study.train_pairs(client):
             raise UserError(
-                f"{self.data}: client {client!r} has platform {', '.join(own)} only, but model_type {kind} learns from "
-                "pairs; leave the client out or choose another type"
+                f"{self.data}: client {client!r} trains on platform {' and '.join(study.trains_on(client))} without "
+                f"any pair, but model_type {kind} learns from pairs; leave the client out or choose another type"
             )
         normed = any(isinstance(module, nn.BatchNorm1d) for module in self._outline.modules())
         if normed and len(study.rows(client, "train")) < FEWEST_SAMPLES:

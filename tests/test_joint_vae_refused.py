@@ -123,7 +123,7 @@ OPTIONS: dict[str, tuple[list[str], list[str]]] = {
     "key of the task": (["options.unit_kee=donor"], ["options.unit_kee: unknown key; did you mean unit_key?"]),
     "pairs needed": (
         of_type("res_unet"),
-        [f"client '{ONE_PLATFORM}' has platform a only", "res_unet learns from pairs"],
+        [f"client '{ONE_PLATFORM}' trains on platform a without any pair", "model_type res_unet learns from pairs"],
     ),
     "unpaired samples of a direct mapping": (
         ["options.model={model_type: res_unet}", "options.loss_weights={}", "options.training={}"],

@@ -18,6 +18,24 @@ from training.task import Answer
 Columns = dict[str, np.ndarray]
 
 
+def refuse_unlearned(path: Path, scaling: Scaling, scope: str) -> None:
+    """Refuse to predict with a network that has not learned to, or for which new samples have no scale.
+
+    Raises:
+        UserError: It has seen no sample on both platforms, or each of several clients had a scale of its own.
+    """
+    if scaling.pairs == 0:
+        raise UserError(
+            f"{path}: this model has seen no sample on both platforms, so it has not learned one from the other; "
+            "use a model of clients that hold pairs"
+        )
+    if scope == "local" and scaling.clients != 1:
+        raise UserError(
+            f"{path}: options.preparation.normalization_scope = local: each client of this model has its own scale, "
+            "and new samples have none; use the model of one client from a local run, or train with federated"
+        )
+
+
 def prepared(matrix: Matrix, scaling: Scaling) -> InMemory:
     """Give the features [N, D] of the platform that a table holds, found by name, filled and scaled.
 

@@ -1,7 +1,7 @@
 """What is fitted of both platforms, from statistics in three passes.
 
-First clients name their features, so that all use those they share; then they count, sum up and give extremes; then
-they sum up distances from the centre that these give.
+First clients name their features, so that all use those they share, and count their pairs; then they count, sum up
+and give extremes; then they sum up distances from the centre that these give.
 """
 
 from collections.abc import Mapping
@@ -21,15 +21,20 @@ from tasks._joint_vae_options import Preparation
 from training.statistics import Statistics, Values
 
 FIRST, SECOND = "first", "second"
+LEARNED = "learned"
 
 
 class Scaling(BaseModel):
-    """What was fitted of both platforms."""
+    """What was fitted of both platforms, and on what a network that takes it has learned."""
 
     model_config = ConfigDict(frozen=True)
 
     a: Preprocessing
     b: Preprocessing
+    clients: int | None = None
+    """Clients that the network learns from; None where a scaling stands alone."""
+    pairs: int | None = None
+    """Their train samples on both platforms: without any, neither platform is learned from the other."""
 
     def of(self, platform: str) -> Preprocessing:
         """Give that of a platform."""
@@ -41,10 +46,16 @@ class Scaling(BaseModel):
         return {"a": self.a.features, "b": self.b.features}
 
 
-def feature_names(own: Mapping[str, tuple[str, ...]]) -> Statistics:
-    """Name the features of one client's platforms."""
+def contents(own: Mapping[str, tuple[str, ...]], train_pairs: int) -> Statistics:
+    """Name the features of one client's platforms, and count its train samples on both."""
     names = {f"features_{platform}": dict.fromkeys(own.get(platform, ()), 1) for platform in PLATFORMS}
-    return Statistics(counts={**names, "holders": {platform: int(platform in own) for platform in PLATFORMS}})
+    holders = {platform: int(platform in own) for platform in PLATFORMS}
+    return Statistics(counts={**names, "holders": holders, LEARNED: {"clients": 1, "pairs": train_pairs}})
+
+
+def learned_from(scaling: Scaling, own: Statistics) -> Scaling:
+    """Note on what a network learns, from the first pass of the clients that it learns from, merged."""
+    return scaling.model_copy(update=own.counts[LEARNED])
 
 
 def agreed_features(known: Statistics, visible: Features) -> Features:

@@ -24,11 +24,19 @@ from datasets.proteomics_scaling import Preprocessing
 from datasets.unit_splits import SPLITS
 from models.joint_vae import build
 from models.joint_vae.base import OTHER, CrossPlatformModel, checked
-from tasks._joint_vae_answers import prepared, write_imputed
+from tasks._joint_vae_answers import prepared, refuse_unlearned, write_imputed
 from tasks._joint_vae_baselines import fit_baselines
 from tasks._joint_vae_options import JointVAEOptions, model_type
 from tasks._joint_vae_passes import Imputer, impute, learn
-from tasks._joint_vae_scaling import Scaling, agreed_features, feature_names, fit_scaling, passed, read_scaling
+from tasks._joint_vae_scaling import (
+    Scaling,
+    agreed_features,
+    contents,
+    fit_scaling,
+    learned_from,
+    passed,
+    read_scaling,
+)
 from training.imputation import PARTS, ImputationScores, RankScores
 from training.loading import InMemory
 from training.statistics import Statistics
@@ -54,13 +62,13 @@ class JointVAETask(JointVAEOptions):
         return self._study().clients
 
     def statistics(self, client: str) -> Statistics:
-        """Name the features of a client's files, so that all can agree on those they share.
+        """Name the features of a client's files, so that all can agree on those they share, and count its pairs.
 
         Raises:
             UserError: It has too few samples to train the model type on.
         """
         self._refuse_untrainable(client)
-        return feature_names(self._study().own_features[client])
+        return contents(self._study().own_features[client], self._study().train_pairs(client))
 
     def further_statistics(self, client: str, known: Statistics) -> Statistics:
         """Sum up the train samples: counts, means and extremes first, then distances from what these give.
@@ -77,11 +85,7 @@ class JointVAETask(JointVAEOptions):
         Raises:
             UserError: Nobody has one of the platforms, or a given scaling has other features.
         """
-        features = self._agreed(everyone)
-        if self.preparation.given is not None:
-            return read_scaling(self.preparation.given, features)
-        shared = fit_scaling(everyone, features, self.preparation)
-        return shared if own == everyone else fit_scaling(own, features, self.preparation, shared)
+        return learned_from(self._scaling(own, everyone), own)
 
     def client_data(self, client: str, fitted: BaseModel) -> ClientData:
         """Open the splits of a client."""
@@ -187,9 +191,11 @@ class JointVAETask(JointVAEOptions):
         """Open a table of one platform; which one, its columns tell.
 
         Raises:
-            UserError: It lacks a feature, or it cannot be read.
+            UserError: It lacks a feature, or it cannot be read; or the network has not learned from pairs, or from
+                clients of which each has its own scale.
         """
         assert isinstance(fitted, Scaling)
+        refuse_unlearned(path, fitted, self.preparation.normalization_scope)
         return prepared(read_matrix(path, self.placement().columns), fitted)
 
     def write_answers(self, answers: Iterable[Answer], folder: Path, fitted: BaseModel) -> list[Path]:
@@ -254,6 +260,13 @@ class JointVAETask(JointVAEOptions):
         return agreed_features(known, visible)
 
     # Samples
+
+    def _scaling(self, own: Statistics, everyone: Statistics) -> Scaling:
+        features = self._agreed(everyone)
+        if self.preparation.given is not None:
+            return read_scaling(self.preparation.given, features)
+        shared = fit_scaling(everyone, features, self.preparation)
+        return shared if own == everyone else fit_scaling(own, features, self.preparation, shared)
 
     def _own_scaling(self, client: str, fitted: Scaling) -> dict[str, Preprocessing]:
         """Give what a client's values are scaled by: what all share, or what is fitted on its own train samples."""

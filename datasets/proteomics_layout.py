@@ -3,7 +3,8 @@
     data/<client>/platform_a.csv, platform_b.csv     one folder per client; either file may be missing
     data/platform_a.csv, platform_b.csv              one pair; clients from a column, from clients.csv, or made here
 
-`.tsv` and `.txt` do as well. The columns of both files that name client and donor must agree.
+`.tsv` and `.txt` do as well; where a platform is missing, a table under another name is refused. The columns of
+both files that name client and donor must agree.
 """
 
 import warnings
@@ -20,6 +21,8 @@ from datasets.proteomics_files import SEPARATORS, Matrix, Texts, read_matrix, re
 
 PLATFORMS = ("a", "b")
 CLIENTS_FILE = "clients.csv"
+TABLES = {*SEPARATORS, ".gz", ".zip", ".xlsx", ".xls", ".ods", ".parquet", ".feather"}
+"""Ends of the names of files that somebody may mean to be a platform."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,11 +126,15 @@ def read_layout(data: Path, placement: SamplePlacement) -> dict[str, Aligned]:
     return {name: _usable(name, clients[name], placement.keep_unpaired) for name in sorted(clients)}
 
 
-def platform_files(folder: Path) -> dict[str, Path]:
+def platform_files(folder: Path, meant: str = "platform") -> dict[str, Path]:
     """Find the files of both platforms.
 
+    Args:
+        folder: Where to look.
+        meant: How names of tables begin that must not be passed over where a platform is missing, in any case.
+
     Raises:
-        UserError: There are two for one platform.
+        UserError: There are two for one platform, or one is missing and a table stands there under another name.
     """
     found: dict[str, Path] = {}
     for platform in PLATFORMS:
@@ -136,26 +143,33 @@ def platform_files(folder: Path) -> dict[str, Path]:
             raise UserError(f"{paths[0]}: {paths[1].name} stands beside it; keep one of the two")
         if paths:
             found[platform] = paths[0]
+    others = _tables(folder, meant) - set(found.values())
+    if others and len(found) < len(PLATFORMS):
+        raise UserError(
+            f"{min(others)}: is neither platform_a.csv nor platform_b.csv (or .tsv, .txt), and would be passed over; "
+            "rename, unpack or move it"
+        )
     return found
+
+
+def _tables(folder: Path, start: str) -> set[Path]:
+    """Find files that look like tables by their names."""
+    return {
+        path
+        for path in folder.iterdir()
+        if path.name.lower().startswith(start) and path.suffix.lower() in TABLES and not path.name.startswith(".")
+    }
 
 
 def client_folders(data: Path) -> dict[str, dict[str, Path]]:
     """Find the folders of clients.
 
     Raises:
-        UserError: A folder holds tables, but none with the right name.
+        UserError: A folder holds a table with another name in the place of a platform.
     """
-    folders = {}
-    for folder in sorted(path for path in data.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        files = platform_files(folder)
-        tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in SEPARATORS)
-        if tables and not files:
-            raise UserError(
-                f"{tables[0]}: is neither platform_a.csv nor platform_b.csv; rename the files of this client"
-            )
-        if files:
-            folders[folder.name] = files
-    return folders
+    folders = sorted(path for path in data.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = {folder.name: platform_files(folder, meant="") for folder in folders}
+    return {name: files for name, files in found.items() if files}
 
 
 def holds_platforms(data: Path) -> bool:

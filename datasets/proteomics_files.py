@@ -1,11 +1,13 @@
 """Tables of abundances: one row per sample, one column per protein, the first column its id.
 
-`.csv` is separated by commas, `.tsv` and `.txt` by tabs. Ids are text. Cells that are empty or hold one of `MISSING`
-are missing; anything else that is no finite number is refused, and so is a row that is too long or too short.
+`.csv` is separated by commas, `.tsv` and `.txt` by tabs. Ids are text. Cells that are empty or hold one of `MISSING`,
+in any case and with blanks around, are missing; anything else that is no finite number is refused, and so is a row that
+is too long or too short.
 """
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,10 @@ from core.errors import UserError
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 MISSING = ("", "NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NAN", "n/a", "NULL", "null", "None")
+ABSENT = {text.casefold() for text in MISSING}
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
+LARGEST = 1e150
+"""Squares of larger values are no numbers of double precision."""
 Texts = npt.NDArray[np.str_]
 
 
@@ -91,13 +97,25 @@ def read_matrix(source: Path, text_columns: Sequence[str] = ()) -> Matrix:
     if not features:
         raise UserError(f"{source}: has no feature column beside {', '.join(map(repr, header))}; check the separator")
     kept = [name for name in others if name in text_columns]
+    table = _parsed(text, separator, header, dict.fromkeys((key, *kept), str), features)
+    if any(kind.kind not in "fiu" for kind in table[features].dtypes):  # Read cell by cell, to name what is no number.
+        table = _parsed(text, separator, header, dict.fromkeys(header, str), ())
+    ids = _ids(source, key, table[key].tolist())
+    values = _numbers(source, table[features], ids)
+    labels = {name: np.asarray([str(text).strip() for text in table[name]], np.str_) for name in kept}
+    return Matrix(source, np.asarray(ids, np.str_), tuple(features), values, labels)
+
+
+def _parsed(
+    text: str, separator: str, header: list[str], kinds: Mapping[str, type], features: Sequence[str]
+) -> pd.DataFrame:
     with io.StringIO(text) as stream:
-        table = pd.read_csv(
+        return pd.read_csv(
             stream,
             sep=separator,
             header=0,
             names=header,
-            dtype=dict.fromkeys((key, *kept), str),
+            dtype=kinds,
             na_values={name: list(MISSING) for name in features},
             keep_default_na=False,
             index_col=False,
@@ -105,10 +123,6 @@ def read_matrix(source: Path, text_columns: Sequence[str] = ()) -> Matrix:
             float_precision="round_trip",
             low_memory=False,
         )
-    ids = _ids(source, key, table[key].tolist())
-    values = _numbers(source, table[features], ids)
-    labels = {name: np.asarray([str(text).strip() for text in table[name]], np.str_) for name in kept}
-    return Matrix(source, np.asarray(ids, np.str_), tuple(features), values, labels)
 
 
 def read_texts(source: Path, id_column: str | None = None) -> tuple[list[str], pd.DataFrame]:
@@ -139,14 +153,20 @@ def _checked_text(source: Path) -> tuple[str, str, list[str]]:
         raise UserError(f"{source}: no such file; check the path") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: not a readable text file ({error}); mend the file") from error
-    rows = csv.reader(io.StringIO(text), delimiter=separator) if '"' in text else _plain_rows(text, separator)
-    header = [name.strip() for name in next(iter(rows), [])]
+    if "\0" in text:
+        raise UserError(f"{source}: not a text file (it holds NUL bytes); save the table as text anew")
+    lines = csv.reader(io.StringIO(text), delimiter=separator) if '"' in text else _plain_rows(text, separator)
+    rows = filter(None, lines)
+    header = [name.strip() for name in next(rows, [])]
     if len(header) < 2:
         kind = "commas" if separator == "," else "tabs"
-        raise UserError(f"{source}: has no column beside the ids; give ids and features, separated by {kind}")
+        raise UserError(
+            f"{source}: has no column beside the ids in its first line, {''.join(header)!r}; give ids and features, "
+            f"separated by {kind}, and nothing above them"
+        )
     _refuse_names(source, header)
     empty = True
-    for cells in filter(None, rows):
+    for cells in rows:
         empty = False
         if len(cells) != len(header):
             named = "; name the id column, too" if len(cells) == len(header) + 1 else "; mend the row"
@@ -185,34 +205,30 @@ def _ids(source: Path, key: str, texts: list[str]) -> list[str]:
 
 
 def _numbers(source: Path, table: pd.DataFrame, ids: Sequence[str]) -> npt.NDArray[np.float64]:
-    for name, kind in table.dtypes.items():
-        if kind.kind not in "fiu":
-            _refuse_text(source, table[name], ids)
-    values = table.to_numpy(np.float64)
-    infinite = np.argwhere(np.isinf(values))
-    if len(infinite):
-        at, column = infinite[0].tolist()
-        said = f"{source}: row {ids[at]!r}: {table.columns[column]} is infinite"
-        raise UserError(f"{said}{_more(len(infinite))}; leave the cell empty or drop the row")
+    """Give numbers, where cells are texts out of these; all of them and their squares must be finite."""
+    values = table.to_numpy()
+    if values.dtype == object:
+        texts = np.asarray([[cell.strip() for cell in row] for row in values.tolist()], object)
+        missing = np.asarray([[cell.casefold() in ABSENT for cell in row] for row in texts])
+        number = np.asarray([[NUMBER.fullmatch(cell) is not None for cell in row] for row in texts])
+        advice = (
+            "correct it or leave it empty; a column that is no feature is dropped, or named as unit_key or client_key"
+        )
+        _refuse(source, ~number & ~missing, table, ids, "no number", advice)
+        values = np.where(missing, "nan", texts)
+    values = values.astype(np.float64)
+    _refuse(source, np.isinf(values), table, ids, "infinite", "leave the cell empty or drop the row")
+    _refuse(source, np.abs(values) > LARGEST, table, ids, "too large", "correct it or leave it empty")
     return values
 
 
-def _refuse_text(source: Path, column: "pd.Series[str]", ids: Sequence[str]) -> None:
-    texts = column.astype(object)
-    bad = np.flatnonzero([not pd.isna(text) and _is_text(text) for text in texts])
-    at = int(bad[0])
-    raise UserError(
-        f"{source}: row {ids[at]!r}: {column.name} = {str(texts.iloc[at])!r} is no number{_more(len(bad))}; "
-        "correct it or leave it empty; a column that is no feature is dropped, or named as unit_key or client_key"
-    )
-
-
-def _is_text(cell: object) -> bool:
-    try:
-        return isinstance(cell, bool) or not np.isreal(float(cell))  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return True
-
-
-def _more(count: int) -> str:
-    return f", and {count - 1} more cells" if count > 1 else ""
+def _refuse(
+    source: Path, bad_ND: npt.NDArray[np.bool_], written: pd.DataFrame, ids: Sequence[str], what: str, advice: str
+) -> None:
+    """Name the first bad cell of the first column that has one, and count the others."""
+    places = np.argwhere(bad_ND.T)
+    if len(places):
+        column, at = places[0].tolist()
+        more = f", and {len(places) - 1} more cells" if len(places) > 1 else ""
+        said = f"row {ids[at]!r}: {written.columns[column]} = {str(written.iat[at, column])!r} is {what}"
+        raise UserError(f"{source}: {said}{more}; {advice}")

@@ -41,6 +41,26 @@ def test_ids_are_text_and_cells_may_be_missing(name: str, text: str, tmp_path: P
     assert {key: column.tolist() for key, column in matrix.labels.items()} == {"site": ["north", "south"]}
 
 
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ("99999999999999999999999", 1e23),
+        ("18446744073709551615", 2.0**64),
+        ("2.5\u00a0", 2.5),
+        ("2.5 ", 2.5),
+        ("+.5E1", 5),
+        ("NA ", np.nan),
+        ("na", np.nan),
+        (" Null\u00a0", np.nan),
+        ("  ", np.nan),
+    ],
+)
+def test_numbers_and_missing_cells_in_all_their_ways(cell: str, value: float, tmp_path: Path) -> None:
+    """A large number beside a negative one, blanks of spreadsheets, any case; blank lines above do no harm."""
+    values = read_matrix(written(tmp_path, f"\n\nid,x,y\ns,-3,0.1\nt,{cell},1e-3\n")).values
+    np.testing.assert_array_equal(values, [[-3, 0.1], [value, 1e-3]])
+
+
 def test_columns_by_name_whatever_their_order(tmp_path: Path) -> None:
     matrix = read_matrix(written(tmp_path, "id,z,x,y\ns,3,1,2\n"))
     assert matrix.values[0, matrix.columns(("x", "y"), "a")].tolist() == [1, 2]
@@ -58,7 +78,15 @@ def test_columns_by_name_whatever_their_order(tmp_path: Path) -> None:
         ("id,x,y\ns,1,2\nt,1,True\nu,1,False\n", ("row 't': y = 'True' is no number",)),
         ("id,x,y\ns,1,True\nt,1,False\n", ("row 's': y = 'True' is no number, and 1 more",)),
         ('id,x,y\ns,1,"2,5"\n', ("row 's': y = '2,5' is no number",)),
-        ("id,x\ns,1\nt,inf\nu,-Infinity\n", ("row 't': x is infinite, and 1 more cells",)),
+        ("id,x\ns,1\nt,inf\nu,-Infinity\n", ("row 't': x = 'inf' is infinite, and 1 more cells",)),
+        ("id,x\ns,1\nt,1e400\n", ("row 't': x = '1e400' is infinite",)),
+        ("id,x,y\ns,1,2\nt,-1e300,2\n", ("row 't': x = '-1e+300' is too large",)),
+        ("id,x\ns,1_000\nt,2\n", ("row 's': x = '1_000' is no number",)),
+        ("id,x\ns,1\nt,\u0663\n", ("row 't': x = '\u0663' is no number",)),
+        ("id,x\ns,1\nt,\uff11\uff12\n", ("row 't': x = '\uff11\uff12' is no number",)),
+        ("id,x\ns,1\nt,0x10\n", ("row 't': x = '0x10' is no number",)),
+        ("id,x\ns,1\nt,2\x00\n", ("holds NUL bytes",)),
+        ("# exported in May\nid,x\ns,1\n", ("in its first line, '# exported in May'", "nothing above them")),
         ("id,x,x\ns,1,2\n", ("column 'x' occurs twice",)),
         ("id,x,\ns,1,2\n", ("column 3 of the header has no name",)),
         ("x,y\ns,1,2\n", ("row 's' has 3 cells, the header has 2 names", "name the id column")),

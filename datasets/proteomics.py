@@ -160,6 +160,9 @@ class Study(Placed):
             split: Its split.
             scaling: Platform to what was fitted. With `knn`, missing cells are filled from the client's own train
                 samples; the held-out set has none, there the stored means stand in.
+
+        Raises:
+            UserError: A value lies farther out than a network can take.
         """
         rows = self.rows(client, split)
         scaled = {key: torch.from_numpy(self._scaled(client, key, rows, scaling[key])) for key in PLATFORMS}
@@ -173,10 +176,13 @@ class Study(Placed):
         return missing_share(self.values[platform][rows[self.has[platform][rows]]])
 
     def _scaled(self, client: str, platform: str, rows: Rows, fitted: Preprocessing) -> npt.NDArray[np.float32]:
-        values, has = self.values[platform][rows], self.has[platform][rows]
+        has = self.has[platform][rows]
+        values, names = self.values[platform][rows[has]], self.ids_N[rows[has]].tolist()
         if fitted.steps.missing == "knn":
-            values[has] = nearest_fill(self.train_values(client, platform), values[has], np.asarray(fitted.fill))
-        return np.where(has[:, None], fitted.apply(values), 0.0).astype(np.float32)
+            values = nearest_fill(self.train_values(client, platform), values, np.asarray(fitted.fill))
+        scaled = np.zeros((len(rows), values.shape[1]), np.float32)
+        scaled[has] = fitted.scaled(values, names, f"{self.source}: client {client!r}: platform {platform}")
+        return scaled
 
     # Records
 

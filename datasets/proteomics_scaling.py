@@ -18,6 +18,8 @@ from datasets.proteomics_steps import Log, Steps, nearest_fill
 from datasets.quantile_sketch import Atoms, neighbours, quantile, read_counts, with_value
 
 Array = npt.NDArray[np.float64]
+FARTHEST = 1e15
+"""In scaled units; networks in single precision make no numbers out of what lies much farther out."""
 ROUNDING = float(np.finfo(np.float64).eps)
 
 
@@ -122,6 +124,28 @@ class Preprocessing(BaseModel):
         values = self.filled(values_ND)
         values = values if self.log is None else self.log.forward(values)
         return np.asarray((values - np.asarray(self.centre)) / np.asarray(self.scale))
+
+    def scaled(self, values_ND: Array, names: Sequence[str], source: str) -> npt.NDArray[np.float32]:
+        """Give what a network takes of some samples.
+
+        Args:
+            values_ND: As `apply` takes them.
+            names: Of the samples, [N].
+            source: What to name in an error.
+
+        Raises:
+            UserError: A value lies farther out than a network can take.
+        """
+        scaled_ND = self.apply(values_ND)
+        far = np.argwhere(~(np.abs(scaled_ND) <= FARTHEST))
+        if len(far):
+            at, column = far[0].tolist()
+            raise UserError(
+                f"{source}: sample {names[at]!r}: {self.features[column]} = {values_ND[at, column]:g} lies "
+                f"{abs(scaled_ND[at, column]):.0e} times the spread of the training samples away; correct it or leave "
+                "it empty"
+            )
+        return scaled_ND.astype(np.float32)
 
     def inverse(self, scaled_ND: Array) -> Array:
         """Go back to units of the data."""

@@ -40,13 +40,14 @@ def prepared(matrix: Matrix, scaling: Scaling) -> InMemory:
     """Give the features [N, D] of the platform that a table holds, found by name, filled and scaled.
 
     Raises:
-        UserError: A feature is missing, or the table could be either platform.
+        UserError: A feature is missing, a value lies too far out, or the table could be either platform.
     """
     source = _platform(matrix, scaling)
     fitted = scaling.of(source)
     columns = matrix.columns(fitted.features, source)
-    scaled = fitted.apply(matrix.values[:, columns]).astype(np.float32)
-    return InMemory({source: torch.from_numpy(scaled)}, matrix.ids.tolist())
+    names = matrix.ids.tolist()
+    scaled = fitted.scaled(matrix.values[:, columns], names, str(matrix.source))
+    return InMemory({source: torch.from_numpy(scaled)}, names)
 
 
 def write_imputed(answers: Iterable[Answer], folder: Path, scaling: Scaling) -> list[Path]:

@@ -177,12 +177,14 @@ def test_rows_without_a_platform_count_where_they_can() -> None:
             assert found[f"{part}_{name}"] == pytest.approx(expected, abs=1e-9, nan_ok=True), (part, name)
 
 
-def test_without_rows_all_is_undefined_and_the_other_direction_counts() -> None:
+def test_without_rows_all_is_undefined_and_no_direction_stands_for_the_other() -> None:
     arrays = study(8)
     nobody = scores(arrays | {"has_a": np.zeros(8, bool), "has_b": np.ones(8, bool)})
     assert np.isnan(nobody["cross_corr_mean"]) and np.isnan(nobody["recon_a_mse"]) and np.isnan(nobody["cross_a_r2"])
     assert nobody["recon_b_mse"] > 0 and nobody["recon_a_undefined_features"] == 5
-    arrays["cross_b"][:] = 0
+    constant = scores(arrays | {"cross_b": np.zeros((8, 3))})
+    assert np.isfinite(constant["cross_a_corr_mean"]) and np.isnan(constant["cross_corr_mean"])
+    del arrays["cross_b"]
     one = scores(arrays)
     assert np.isnan(one["cross_b_corr_mean"]) and one["cross_corr_mean"] == one["cross_a_corr_mean"]
 
@@ -196,7 +198,15 @@ def test_one_sample_has_errors_but_no_correlation() -> None:
 def test_predictions_that_are_no_numbers_have_no_score() -> None:
     arrays = study(8)
     arrays["cross_b"][3, 0] = np.nan
+    metric = RankScores(*WIDTHS.values())
+    feed(metric, arrays)
+    ranks = {name: float(value) for name, value in metric.compute().items() if value.dim() == 0}
+    for name in ("cross_spearman_mean", "cross_b_spearman_mean", "cross_b_samplewise_spearman_mean"):
+        assert np.isnan(ranks[name]), name
     found = scores(arrays)
+    for name in ("cross_corr_mean", *(f"cross_b_{name}" for name in DIRECTIONS)):
+        assert np.isnan(found[name]), name
+    assert np.isfinite(found["cross_a_corr_mean"]) and np.isfinite(ranks["cross_a_spearman_mean"])
     np.testing.assert_array_equal(np.isnan(found["cross_corr_per_feature"]), [0, 0, 1, 0, 0, 1, 1, 0])
     assert np.isnan(found["cross_b_mse"]) and np.isnan(found["cross_r2_per_feature"][5])
 

@@ -1,12 +1,15 @@
 """New samples that a network cannot answer for: it has not learned to, or they are not in its units."""
 
+import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tests.commands import refused
 from tests.conftest import Finished
 from tests.proteomics_studies import ONE_PLATFORM, PAIRED, experiment, fitted, run
+from tests.refusals import refused as refused_error
 from tests.trained_runs import predict
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*left out")
@@ -46,3 +49,26 @@ def test_scales_of_several_clients_are_no_scale_for_new_samples(
     refused(predict(done.folder, new, "--out", tmp_path / "out"), "platform_a.csv", "normalization_scope = local")
     result = predict(alone.folder, new, "--out", tmp_path / "own", "--model", NORTH)
     assert result.exit_code == 0, result.stderr
+
+
+def changed(path: Path, target: Path, sample: int, cell: str) -> Path:
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table.loc[sample, table.columns[-1]] = cell
+    target.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(target, index=False)
+    return target
+
+
+def test_a_value_too_far_out_for_a_network_is_named(hospitals: Path, alone: Finished, tmp_path: Path) -> None:
+    """With a logarithm 1e100 is but 230; without, it is more than single precision holds."""
+    new = changed(hospitals / NORTH / "platform_a.csv", tmp_path / "new.csv", 3, "1e100")
+    done = run(tmp_path / "run", hospitals, "centralized", *QUICK, "options.preparation={}")
+    refused(predict(done.folder, new, "--out", tmp_path / "out"), "new.csv: sample 'N", "antibody_40 = 1e+100 lies")
+    study = Path(shutil.copytree(hospitals, tmp_path / "study", ignore=shutil.ignore_patterns(".cache")))
+    task = experiment(study, "options.preparation={}").build_task()
+    name = task.identities(NORTH)["test"]["sample"][0]
+    place = pd.read_csv(study / NORTH / "platform_a.csv")["sample"].tolist().index(name)
+    changed(study / NORTH / "platform_a.csv", study / NORTH / "platform_a.csv", place, "1e100")
+    task = experiment(study, "options.preparation={}").build_task()
+    said = f"{study}: client '{NORTH}': platform a: sample '{name}'"
+    refused_error(lambda: task.client_data(NORTH, fitted(task)), said, "correct it or leave it empty")

@@ -8,6 +8,7 @@ values would tell little more than that features have different means.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -75,8 +76,9 @@ class ImputationScores(_PlatformPairs):
     `corr_mean`, `corr_median`, `mean_feature_r2`, `median_feature_r2`, `frac_r2_above_0.5` and `_0.7`; over samples the
     mean `samplewise_corr_mean` of the correlation across features; and the count `undefined_features`, those without a
     correlation. Each is named after its part, as in `cross_a_corr_mean`. Further `cross_corr_mean`, the mean of both
-    directions (or of the one that is defined), and the arrays `cross_corr_per_feature` and `cross_r2_per_feature` over
-    the features of A, then those of B. NaN stands for undefined.
+    directions, or of the one that was given, and the arrays `cross_corr_per_feature` and `cross_r2_per_feature` over
+    the features of A, then those of B. NaN stands for undefined: so is all of a part that holds a prediction which is
+    no finite number, and so is the mean of two directions of which one is.
     """
 
     def __init__(
@@ -151,14 +153,15 @@ class ImputationScores(_PlatformPairs):
         moments = {part: self._moments(part) for part in self.parts}
         values: dict[str, Tensor] = {}
         for part, of_part in moments.items():
-            scores = {
-                **scores_of(of_part, self.centres[part[-1]]),
-                "samplewise_corr_mean": getattr(self, f"{part}_sample_corr") / getattr(self, f"{part}_sample_count"),
-            }
+            samplewise = getattr(self, f"{part}_sample_corr") / getattr(self, f"{part}_sample_count")
+            scores = {**scores_of(of_part, self.centres[part[-1]]), "samplewise_corr_mean": samplewise}
+            if not of_part.predicted.isfinite().all():
+                scores = dict.fromkeys(scores, torch.tensor(torch.nan).double())
             values |= {f"{part}_{name}": value for name, value in scores.items()}
         crosses = [part for part in self.parts if part.startswith("cross")]
         if crosses:
-            values["cross_corr_mean"] = torch.stack([values[f"{part}_corr_mean"] for part in crosses]).nanmean()
+            given = [values[f"{part}_corr_mean"] for part in crosses if moments[part].count]
+            values["cross_corr_mean"] = _mean(given)
             values["cross_corr_per_feature"] = torch.cat([moments[part].pearson() for part in crosses])
             values["cross_r2_per_feature"] = torch.cat([moments[part].r2() for part in crosses])
         return values
@@ -211,13 +214,15 @@ class RankScores(_PlatformPairs):
         for part in self.parts:
             target, guess = (self._kept(part, state).double().numpy() for state in ("target", "predicted"))
             by_feature, by_sample = spearman_by_column(target, guess), spearman_by_column(target.T, guess.T)
+            if not np.isfinite(guess).all():
+                by_feature, by_sample = np.full_like(by_feature, np.nan), np.full_like(by_sample, np.nan)
             per_feature.append(torch.from_numpy(by_feature))
             values[f"{part}_spearman_mean"] = torch.tensor(defined_mean(by_feature), dtype=torch.float64)
             values[f"{part}_samplewise_spearman_mean"] = torch.tensor(defined_mean(by_sample), dtype=torch.float64)
-        means = [values[f"{part}_spearman_mean"] for part in self.parts]
+        given = [values[f"{part}_spearman_mean"] for part in self.parts if len(getattr(self, f"{part}_target"))]
         return {
             **values,
-            "cross_spearman_mean": torch.stack(means).nanmean(),
+            "cross_spearman_mean": _mean(given),
             "cross_spearman_per_feature": torch.cat(per_feature),
         }
 
@@ -226,6 +231,11 @@ class RankScores(_PlatformPairs):
         width = self.widths[part[-1]]
         # A single row of NaN stands for none, since ranks of no rows are not defined.
         return dim_zero_cat(kept) if len(kept) else torch.full((1, width), torch.nan)
+
+
+def _mean(given: Sequence[Tensor]) -> Tensor:
+    """Give the mean of scalars, NaN of none."""
+    return torch.stack([*given]).mean() if given else torch.tensor(torch.nan).double()
 
 
 def scores_of(moments: PairedMoments, centre_K: Tensor) -> dict[str, Tensor]:

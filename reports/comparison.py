@@ -251,7 +251,8 @@ def _client_mean(setting: str, records: list[RunRecord], metrics: list[str], pri
 
     def own(record: RunRecord, metric: str) -> list[tuple[float, int]]:
         rows = [(client, record.row(record.model_of(client), client)) for client in record.clients]
-        return [(record.value(record.model_of(name), name, metric), int(row["support"])) for name, row in rows if row]
+        found = [(name, row.get("supports", {}).get(metric, row["support"])) for name, row in rows if row]
+        return [(record.value(record.model_of(name), name, metric), int(support)) for name, support in found]
 
     def mean(record: RunRecord, metric: str) -> float:
         defined = [(value, support) for value, support in own(record, metric) if not math.isnan(value)]

@@ -1,6 +1,7 @@
 """Batches in which some samples were measured on both platforms and some on one, through a network."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -11,10 +12,10 @@ from training.task import Batch
 
 
 def learn(network: CrossPlatformModel, batch: Batch, parts: Sequence[str]) -> Batch:
-    """Give the terms of the loss, [1] each, and what the network says of the samples.
+    """Give the terms of the loss, [2] each, and what the network says of the samples.
 
-    Samples on both platforms and on each alone go through the network group by group. A term that a group lacks counts
-    nothing for its samples, so that weighted terms still add up to the total.
+    Samples on both platforms and on each alone go through the network group by group. A term is its mean over the
+    samples of the groups that have it, and their number.
 
     Args:
         network: In training or evaluation mode.
@@ -23,6 +24,7 @@ def learn(network: CrossPlatformModel, batch: Batch, parts: Sequence[str]) -> Ba
     """
     outputs: Batch = {part: torch.zeros_like(batch[part[-1]]) for part in parts}
     sums: Tensors = {}
+    counts: Counter[str] = Counter()
     count = len(batch["has_a"])
     for platforms, rows in _groups(batch).items():
         size = int(rows.sum())
@@ -36,7 +38,12 @@ def learn(network: CrossPlatformModel, batch: Batch, parts: Sequence[str]) -> Ba
                 outputs[name][rows] = value.to(outputs[name])
             elif value.dim() == 0:
                 sums[name] = sums[name] + value * size if name in sums else value * size
-    return {**outputs, **{name: (total / count)[None] for name, total in sums.items()}}
+                counts[name] += size
+    means = {name: total.float() / counts[name] for name, total in sums.items()}
+    return {
+        **outputs,
+        **{name: torch.stack([mean, torch.full_like(mean, counts[name])]) for name, mean in means.items()},
+    }
 
 
 def impute(network: CrossPlatformModel, batch: Batch, n_samples: int, *, latent: bool) -> Batch:

@@ -154,8 +154,10 @@ class JointVAETask(JointVAEOptions):
 
     def loss(self, outputs: Batch, batch: Batch) -> Loss:
         """Give the loss that the network has computed."""
-        parts = {name: value[0] for name, value in outputs.items() if value.dim() == 1}
-        return Loss(parts.pop("total_loss"), len(batch["has_a"]), parts)
+        terms = {name: value for name, value in outputs.items() if value.dim() == 1}
+        total, _ = terms.pop("total_loss")
+        parts, counts = ({name: term[place] for name, term in terms.items()} for place in (0, 1))
+        return Loss(total, len(batch["has_a"]), parts, counts)
 
     # Measures
 

@@ -218,8 +218,20 @@ def test_weighted_terms_of_a_mixed_batch_add_up_to_the_total(hospitals: Path) ->
     scaling = fitted(task)
     network, batch = network_of(task, scaling).eval(), mixed(task, scaling)
     loss = task.loss(learn(network, batch, ()), batch)
-    weights = network.weights()
-    torch.testing.assert_close(loss.total, sum(weight * loss.parts[name] for name, weight in weights.items()))
+    shares = {name: weight * loss.counts[name] / loss.count for name, weight in network.weights().items()}
+    torch.testing.assert_close(loss.total, sum(share * loss.parts[name] for name, share in shares.items()))
+
+
+def test_a_term_that_needs_pairs_is_the_mean_over_pairs(hospitals: Path) -> None:
+    task = experiment(hospitals, *of_type("joint_vae")).build_task()
+    scaling = fitted(task)
+    network, batch = network_of(task, scaling).eval(), mixed(task, scaling)
+    both = batch["has_a"] & batch["has_b"]
+    alone = network(batch["a"][both], batch["b"][both])
+    loss = task.loss(task.forward(network, batch), batch)
+    assert loss.counts["cross_loss"] == both.sum() < loss.count == loss.counts["recon_loss"]
+    for name in ("cross_loss", "align_loss"):
+        torch.testing.assert_close(loss.parts[name], alone[name])
 
 
 # Scores
@@ -261,6 +273,9 @@ def test_reported_scores_are_those_of_the_stored_predictions(finished: dict[str,
                 np.mean([np.nanmean(one) for one in each]), abs=1e-6
             )
             assert row["arrays"]["cross_corr_per_feature"] == pytest.approx(np.concatenate(each), abs=1e-6)
+            pairs = dict.fromkeys(("cross_corr_mean", "cross_spearman_mean", "cross_b_mse", "cross_loss"), both.sum())
+            supports = {name: row["supports"].get(name, row["support"]) for name in pairs}
+            assert supports == pairs and row["supports"].get("recon_a_mse", len(both)) == stored["has_a"].sum()
         checked += 1
     assert checked == {"centralized": 5, "local": 20, "federated": 5}[setting]
 

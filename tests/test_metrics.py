@@ -130,11 +130,22 @@ def test_direction_of_a_metric() -> None:
 
 
 def test_losses_are_weighted_by_samples() -> None:
-    metrics = Metrics(MetricCollection({"accuracy": MulticlassAccuracy(3)}, compute_groups=False))
+    metrics = Metrics(MetricCollection({}, compute_groups=False))
     metrics.add_loss(Loss(torch.tensor(1.0), 1, {"kl": torch.tensor(3.0)}))
     metrics.add_loss(Loss(torch.tensor(4.0), 3, {"kl": torch.tensor(5.0)}))
-    assert metrics.losses["loss"] / metrics.count == pytest.approx(13 / 4)
-    assert metrics.losses["kl"] / metrics.count == pytest.approx(18 / 4)
+    assert metrics.compute().values == {"loss": pytest.approx(13 / 4), "kl": pytest.approx(18 / 4)}
+
+
+def test_a_part_of_some_samples_is_their_mean_over_batches_and_clients() -> None:
+    one, other, lacking = (Metrics(MetricCollection({}, compute_groups=False)) for _ in range(3))
+    one.add_loss(Loss(torch.tensor(1.0), 4, {"cross": torch.tensor(2.0)}, {"cross": torch.tensor(1.0)}))
+    one.add_loss(Loss(torch.tensor(1.0), 4, {}))
+    other.add_loss(Loss(torch.tensor(1.0), 4, {"cross": torch.tensor(6.0)}, {"cross": torch.tensor(3.0)}))
+    lacking.add_loss(Loss(torch.tensor(1.0), 4, {}))
+    for metrics in (other, lacking):
+        one.merge(metrics.states())
+    found = one.compute()
+    assert found.values == {"loss": 1.0, "cross": 5.0} and (found.support, found.supports) == (16, {"cross": 4})
 
 
 def test_statistics_merge_by_rule_in_the_order_of_names() -> None:

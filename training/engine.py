@@ -32,7 +32,7 @@ Penalty = Callable[[nn.Module], Tensor]
 
 @dataclass(frozen=True)
 class EpochSummary:
-    """What one epoch did: mean loss and its parts over the samples, steps, last learning rate, seconds."""
+    """What one epoch did: mean loss and its parts over the samples they concern, steps, last learning rate, seconds."""
 
     losses: dict[str, float]
     samples: int
@@ -203,7 +203,7 @@ class Trainer:
                     key: self._part(value, part).to(self.device, non_blocking=True) for key, value in batch.items()
                 }
                 share = len(part) / step.total
-                objective = self._objective(on_device, len(part), sums)
+                objective = self._objective(on_device, sums)
                 self.scaler.scale(objective if share == 1 else objective * share).backward()  # type: ignore[no-untyped-call]
 
     def _part(self, values: Tensor, part: Tensor) -> Tensor:
@@ -250,19 +250,18 @@ class Trainer:
             )
 
     def _joined(self, sums: dict[str, Tensor], samples: int) -> tuple[dict[str, float], int]:
-        """Give the mean losses over the samples of all processes, and their number."""
-        everyone = self.group.gather(({name: float(total) for name, total in sums.items()}, samples))
-        seen = sum(count for _, count in everyone)
-        return {name: sum(one.get(name, 0.0) for one, _ in everyone) / seen for name in everyone[0][0]}, seen
+        """Give the mean losses, each over the samples that it concerns, and the samples of all processes."""
+        everyone = self.group.gather(({name: one.cpu() for name, one in sums.items()}, samples))
+        joined: dict[str, Tensor] = {}
+        for own, _ in everyone:
+            _add(joined, own)
+        means = {name: float(total / count) for name, (total, count) in joined.items()}
+        return means, sum(count for _, count in everyone)
 
-    def _objective(self, batch: Batch, size: int, sums: dict[str, Tensor]) -> Tensor:
+    def _objective(self, batch: Batch, sums: dict[str, Tensor]) -> Tensor:
         with autocast(self.device, self.options.precision):
             loss = self.task.loss(self.task.forward(self.network, batch), batch)
-        for name, part in {"loss": loss.total, **loss.parts}.items():
-            _add(
-                sums,
-                {name: part.detach().to("cpu" if self.device.type == "mps" else self.device, torch.float64) * size},
-            )
+        _add(sums, loss.sums())
         return loss.total + self.penalty(self.network) if self.penalty else loss.total
 
     def _set_rate(self, epoch: int, step: int, steps: int) -> None:

@@ -119,6 +119,14 @@ class ImputationScores(_PlatformPairs):
         own = {f"{part}_{name}": better for part in self.parts for name, better in DIRECTIONS.items()}
         return {"cross_corr_mean": True, **own}
 
+    @property
+    def supports(self) -> dict[str, int]:
+        """Give scalar -> samples that it rests on: those on the platforms that a part needs."""
+        counts = {part: int(getattr(self, f"{part}_count")) for part in self.parts}
+        own = {f"{part}_{name}": counts[part] for part in self.parts for name in (*DIRECTIONS, "undefined_features")}
+        crossed = max((count for part, count in counts.items() if part.startswith("cross")), default=0)
+        return {"cross_corr_mean": crossed, **own}
+
     def update(
         self,
         predicted: Mapping[str, Tensor],
@@ -193,6 +201,12 @@ class RankScores(_PlatformPairs):
         """Give scalar -> whether more of it is better."""
         scores = [f"{part}_{name}" for part in self.parts for name in ("spearman_mean", "samplewise_spearman_mean")]
         return dict.fromkeys(["cross_spearman_mean", *scores], True)
+
+    @property
+    def supports(self) -> dict[str, int]:
+        """Give scalar -> samples that it rests on: those on both platforms."""
+        part, *_ = self.parts
+        return dict.fromkeys(self.higher_is_better, sum(map(len, getattr(self, f"{part}_target"))))
 
     def update(
         self,

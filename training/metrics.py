@@ -29,6 +29,8 @@ class Measured:
     values: dict[str, float]
     arrays: dict[str, list[Any]]
     support: int
+    supports: dict[str, int]
+    """Scalar -> samples that it rests on, where these are fewer."""
 
 
 class Metrics:
@@ -50,18 +52,21 @@ class Metrics:
             # Merging over processes is done here, too; torchmetrics would add what is already the whole.
             metric.sync_on_compute = metric._to_sync = False
         self.collection = collection
-        self.losses: dict[str, float] = {}
+        self.losses: dict[str, Tensor] = {}
         self.count = 0
 
     def add_loss(self, loss: Loss) -> None:
         """Add the loss of a batch, weighted by its samples."""
-        for name, part in {"loss": loss.total, **loss.parts}.items():
-            self.losses[name] = self.losses.get(name, 0.0) + float(part.detach().double()) * loss.count
+        self._add(loss.sums())
         self.count += loss.count
+
+    def _add(self, sums: Mapping[str, Tensor]) -> None:
+        for name, sum_and_count in sums.items():
+            self.losses[name] = self.losses.get(name, 0) + sum_and_count.cpu()
 
     def states(self) -> States:
         """Give all states as float64 or integer arrays."""
-        states: States = {f"loss.{name}": np.asarray(total, np.float64) for name, total in self.losses.items()}
+        states: States = {f"loss.{name}": sum_and_count.numpy() for name, sum_and_count in self.losses.items()}
         states["count"] = np.asarray(self.count, np.int64)
         for name, metric in self.collection.items():
             for state in metric._defaults:
@@ -78,13 +83,13 @@ class Metrics:
         for key, value in states.items():
             kind, _, name = key.partition(".")
             if kind == "loss":
-                self.losses[name] = self.losses.get(name, 0.0) + float(value)
+                self._add({name: torch.as_tensor(value)})
             elif kind == "metric":
                 _merge_state(self.collection[name.rpartition(".")[0]], name.rpartition(".")[2], value)
 
     def compute(self) -> Measured:
         """Compute every metric. Without a single sample all values are NaN."""
-        values = {name: total / self.count for name, total in self.losses.items()} if self.count else {}
+        values = {name: float(total / count) for name, (total, count) in self.losses.items()}
         arrays: dict[str, list[Any]] = {}
         computed = self.collection.compute() if self.count else {}
         for name, value in computed.items():
@@ -92,7 +97,14 @@ class Metrics:
                 values[name] = float(value)
             else:
                 arrays[name] = value.tolist()
-        return Measured(values, arrays, self.count)
+        return Measured(values, arrays, self.count, self._supports())
+
+    def _supports(self) -> dict[str, int]:
+        """Give the samples of what concerns some only: terms of the loss, and scores whose metric has `supports`."""
+        found = {name: int(count) for name, (_, count) in self.losses.items()}
+        for metric in self.collection.values():
+            found |= getattr(metric, "supports", {})
+        return {name: count for name, count in found.items() if count != self.count}
 
     def directions(self) -> dict[str, bool]:
         """Give metric -> whether higher is better. Counts, which have no direction, stay out."""

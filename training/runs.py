@@ -299,9 +299,10 @@ def _seconds(step: Mapping[str, Any]) -> float:
 
 def _values(where: list[Any], entry: Mapping[str, Any]) -> Iterable[list[Any]]:
     """Give a row of the long form per metric; what is undefined stays empty."""
+    supports = entry.get("supports", {})
     for metric, value in entry["metrics"].items():
         undefined = value is None or math.isnan(value)
-        yield [*where, metric, "" if undefined else value, entry["support"]]
+        yield [*where, metric, "" if undefined else value, supports.get(metric, entry["support"])]
 
 
 def default_name(*parts: str) -> str:

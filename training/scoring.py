@@ -13,7 +13,7 @@ from training.task import Task
 def entry(metrics: Metrics) -> dict[str, Any]:
     """Give the scalars and the support, as the history stores them."""
     measured = metrics.compute()
-    return {"metrics": measured.values, "support": measured.support}
+    return {"metrics": measured.values, "support": measured.support, "supports": measured.supports}
 
 
 def row(model: str, data: str, metrics: Metrics) -> dict[str, Any]:
@@ -24,6 +24,7 @@ def row(model: str, data: str, metrics: Metrics) -> dict[str, Any]:
         "data": data,
         "split": "test",
         "support": measured.support,
+        "supports": measured.supports,
         "metrics": measured.values,
         "arrays": measured.arrays,
     }

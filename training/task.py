@@ -7,11 +7,12 @@ settings differ only in who calls the training loop and on which data.
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -64,6 +65,13 @@ class Loss:
     total: Tensor
     count: int
     parts: Mapping[str, Tensor]
+    counts: Mapping[str, Tensor] = field(default_factory=dict)
+    """Part -> samples that it is the mean over, 0-dimensional, where these are not all."""
+
+    def sums(self) -> dict[str, Tensor]:
+        """Give the loss and its parts as [2] each: the sum over samples and their number, in float64."""
+        means = {"loss": self.total, **self.parts}
+        return {name: _sum(mean.detach(), self.counts.get(name, self.count)) for name, mean in means.items()}
 
 
 @dataclass(frozen=True)
@@ -290,6 +298,13 @@ class Task(Options):
     def facts(self, network: nn.Module) -> dict[str, Any]:
         """Give further facts for the manifest, such as matched genes."""
         return {}
+
+
+def _sum(mean: Tensor, count: Tensor | int) -> Tensor:
+    mean = mean.to("cpu" if mean.device.type == "mps" else mean.device, torch.float64)
+    # A whole number is written where the mean is: a copy would wait for the device.
+    samples = count.to(mean) if isinstance(count, Tensor) else torch.full_like(mean, count)
+    return torch.stack([mean * samples, samples])
 
 
 def load_task_class(name: str) -> type[Task]:

@@ -54,15 +54,20 @@ def write_imputed(answers: Iterable[Answer], folder: Path, scaling: Scaling) -> 
     """Write `imputed.csv` in original units, batch by batch; with a latent space `latent.csv` and `quality.csv`, too.
 
     The quality of a sample is how badly its own platform is rebuilt, and how likely its latent position is.
+
+    Raises:
+        UserError: A prediction is no finite number; then nothing is written.
     """
     kept: list[Columns] = []
 
     def rows() -> Iterator[Mapping[str, np.ndarray]]:
         for one in answers:
             names = np.asarray(one.names)
+            imputed = _original(one, scaling)
+            _refuse_infinite(folder, one, imputed)
             if "embedding" in one.outputs:
                 kept.append({"sample": names, **_quality(one)})
-            yield {"sample": names, **_original(one, scaling)}
+            yield {"sample": names, **imputed}
 
     written = [write_table(folder / "imputed.csv", rows())]
     if not kept:
@@ -97,6 +102,18 @@ def _original(one: Answer, scaling: Scaling) -> Columns:
     target = next(key for key in PLATFORMS if f"predicted_{key}" in one.outputs)
     values = scaling.of(target).inverse(one.outputs[f"predicted_{target}"].double().numpy())
     return dict(zip(scaling.of(target).features, values.T, strict=True))
+
+
+def _refuse_infinite(folder: Path, one: Answer, imputed: Columns) -> None:
+    """Refuse samples of which a network makes no numbers, in scaled units or in those of the data."""
+    told = {**imputed, **{name: values.numpy().reshape(len(one.names), -1) for name, values in one.outputs.items()}}
+    for name, values in told.items():
+        bad = np.flatnonzero(~np.isfinite(values.reshape(len(one.names), -1)).all(axis=1))
+        if len(bad):
+            raise UserError(
+                f"{folder.name}: sample {one.names[bad[0]]!r}: {name} is no finite number; check the units of this "
+                "sample, and whether the training has come to an end"
+            )
 
 
 def _quality(one: Answer) -> Columns:

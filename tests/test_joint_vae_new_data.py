@@ -3,14 +3,17 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from tests.commands import refused
 from tests.conftest import Finished
 from tests.proteomics_studies import ONE_PLATFORM, PAIRED, experiment, fitted, run
 from tests.refusals import refused as refused_error
 from tests.trained_runs import predict
+from training.task import Answer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*left out")
 NORTH = PAIRED[0]
@@ -72,3 +75,31 @@ def test_a_value_too_far_out_for_a_network_is_named(hospitals: Path, alone: Fini
     task = experiment(study, "options.preparation={}").build_task()
     said = f"{study}: client '{NORTH}': platform a: sample '{name}'"
     refused_error(lambda: task.client_data(NORTH, fitted(task)), said, "correct it or leave it empty")
+
+
+def rescaled(path: Path, target: Path, factor: float) -> Path:
+    table = pd.read_csv(path).set_index(["sample", "donor"])
+    (table * factor).to_csv(target)
+    return target
+
+
+def test_samples_far_from_all_training_data_are_imputed_all_the_same(hospitals: Path, tmp_path: Path) -> None:
+    """Their posterior may be wider than numbers go; a posterior mean needs no width."""
+    done = run(tmp_path / "run", hospitals, "centralized", "options.preparation={}", "train.lr=0.01")
+    new = rescaled(hospitals / NORTH / "platform_a.csv", tmp_path / "far.csv", 1e5)
+    result = predict(done.folder, new, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    imputed = pd.read_csv(tmp_path / "out" / "far" / "imputed.csv").set_index("sample")
+    assert np.isfinite(imputed.to_numpy()).all()
+
+
+def test_a_prediction_that_is_no_number_is_refused_and_nothing_written(hospitals: Path, tmp_path: Path) -> None:
+    task = experiment(hospitals).build_task()
+    scaling = fitted(task)
+    outputs = {"predicted_b": torch.zeros(2, len(scaling.b.features))}
+    outputs["predicted_b"][1, 3] = 2000.0  # Its exponential is beyond double precision.
+    refused_error(
+        lambda: task.write_answers([Answer(["s", "t"], outputs)], tmp_path / "out", scaling),
+        "out: sample 't': aptamer_04 is no finite number",
+    )
+    assert not list((tmp_path / "out").iterdir())

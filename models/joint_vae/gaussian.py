@@ -56,9 +56,13 @@ class GaussianVAE(CrossPlatformModel):
         return features
 
     def drawn(self, platform: Platform, mean: Tensor, logvar: Tensor, noise: Noise, name: str = "eps") -> Tensors:
-        """Draw a position `z_<platform>` from a posterior, with what else comes of it."""
+        """Draw a position `z_<platform>` from a posterior, with what else comes of it.
+
+        Without noise it is the mean, even where far from all training data the deviation is beyond all numbers.
+        """
         eps = noise.normal(f"{name}_{platform}", mean.shape, mean)
-        return {f"z_{platform}": mean + (limited(logvar, self.logvar_limit) / 2).exp() * eps}
+        exponent = (limited(logvar, self.logvar_limit) / 2).where(eps != 0, 0.0)
+        return {f"z_{platform}": mean + exponent.exp() * eps}
 
     def again(self, x: Tensor, platform: Platform, noise: Noise, name: str) -> Tensor:
         """Encode predicted features and draw from their posterior: positions [B, L]."""

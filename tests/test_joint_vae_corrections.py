@@ -1,5 +1,6 @@
 """Options that put right what the reference has wrong, and the decoders and objectives it lacks."""
 
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -171,7 +172,7 @@ def test_the_mixture_bound_is_the_importance_weighted_one_of_a_single_expert() -
     weighted = made("JointIWAE", k_samples=2, **shape).eval()
     weighted.load_state_dict(mixture.state_dict())
     x = pairs()[0]
-    found, expected = (network.single(x, "a") for network in (mixture, weighted))
+    found, expected = (network.single(x, "a", noise={}) for network in (mixture, weighted))
     torch.testing.assert_close(found["moe_loss"], expected["iwae_loss"])
     torch.testing.assert_close(found["total_loss"], found["moe_loss"])
 
@@ -189,6 +190,38 @@ def test_the_mixture_bound_by_hand() -> None:
         bound = bound + (seen + log_normal(z).sum(1) - (sum(densities) / 2).log()) / 2
     torch.testing.assert_close(found["moe_loss"], -bound.mean())
     torch.testing.assert_close(found["total_loss"], found["moe_loss"] + 1.9 * found["align_loss"])
+
+
+BOUNDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "JointIWAE": ("iwae_loss", {"k_samples": 3}),
+    "JointMM": ("moe_loss", {"objective": "moe"}),
+    "JointVAEVampPrior": ("kl_loss", {"use_vampprior": True, "num_pseudoinputs": 4}),
+    "joint_vae_plus": ("kl_loss", {"flow_determinant": True, "num_flows": 2}),
+}
+
+
+@pytest.mark.parametrize("model_type", BOUNDS)
+def test_a_bound_in_evaluation_is_about_the_mean_over_draws(model_type: str) -> None:
+    """At the posterior mean alone, wider posteriors would lower it without limit."""
+    term, options = BOUNDS[model_type]
+    network = made(model_type, latent_dim=3, encoder_layers=[8], decoder_layers=[8], **options).eval()
+    for platform in "ab":
+        torch.nn.init.constant_(network.get_submodule(f"encoder_{platform}.logvar_layer").bias, 3.0)
+    a, b = pairs(300)
+    shape = (3, 300, 3) if model_type == "JointIWAE" else (300, 3)
+    generator = torch.Generator().manual_seed(0)
+    draws = []
+    for _ in range(30):
+        noise = {f"eps_{platform}": torch.randn(shape, generator=generator) for platform in "ab"}
+        draws.append(float(network(a, b, noise=noise)[term].detach()))
+    found, still = network(a, b), network(a, b, noise={})
+    near, far = (abs(float(one[term].detach()) - mean(draws)) for one in (found, still))
+    assert near < 3 * stdev(draws) < far
+    torch.testing.assert_close(found["cross_a"], network.impute(b, "b", "a"))
+    weights = network.weights().items()
+    torch.testing.assert_close(
+        found["total_loss"], sum(weight * found[name] for name, weight in weights if name in found)
+    )
 
 
 def test_product_quantisation_by_hand() -> None:

@@ -35,8 +35,11 @@ def _zeros(case: dict[str, dict[str, dict[str, Tensor]]]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", [name for name in OTHERS if "eval_mean" in recorded(name)])
 def test_evaluation_without_noise_is_at_the_posterior_mean(name: str) -> None:
     case = recorded(name)
-    found = restored(case).eval()(case["x_a"], case["x_b"])
-    assert worst(found, case["eval_mean"]["losses"]) < CLOSE
+    network = restored(case).eval()
+    found = network(case["x_a"], case["x_b"])
+    apart = {"total_loss", *network.estimated} if network.estimated else set()
+    expected = {name: value for name, value in case["eval_mean"]["losses"].items() if name not in apart}
+    assert worst(found, expected) < CLOSE
     assert found["recon_a"].shape == case["x_a"].shape and found["cross_b"].shape == case["x_b"].shape
 
 

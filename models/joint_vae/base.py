@@ -23,7 +23,8 @@ class CrossPlatformModel(nn.Module):
     """A network that predicts platform B from A and A from B.
 
     Losses are computed in `forward`, beside the outputs: each term under its name, and `total_loss`. A pass in
-    training draws from torch's own generator; a pass in evaluation draws nothing and uses posterior means.
+    training draws from torch's own generator; a pass in evaluation draws nothing from it and uses posterior means, but
+    for terms that only draws estimate: for these numbers that are always the same.
     """
 
     model_type: ClassVar[str]
@@ -65,13 +66,17 @@ class CrossPlatformModel(nn.Module):
         noise = Noise(given, draws=self.training)
         inputs, targets = self.prepared(inputs, noise)
         outputs = self.outputs(inputs, noise)
-        return {**outputs, **self.losses(outputs, targets)}
-
-    def losses(self, outputs: Mapping[str, Tensor], targets: Inputs) -> Tensors:
-        """Give each term of the loss, and their weighted sum `total_loss`; all 0-dimensional."""
         terms = self.terms(outputs, targets)
+        if self.estimated and noise.is_zero:
+            drawn = self.terms(self.outputs(inputs, noise.never_zero), targets)
+            terms |= {name: drawn[name] for name in self.estimated}
         weighted = [weight * terms[name] for name, weight in self.weights().items() if name in terms]
-        return {**terms, "total_loss": torch.stack(weighted).sum()}
+        return {**outputs, **terms, "total_loss": torch.stack(weighted).sum()}
+
+    @property
+    def estimated(self) -> frozenset[str]:
+        """Terms of the loss that hold for drawn positions only: at the posterior mean they are no bound of anything."""
+        return frozenset()
 
     def prepared(self, inputs: Inputs, noise: Noise) -> tuple[Inputs, Inputs]:
         """Give what goes in, and what the outputs are compared with."""

@@ -33,7 +33,7 @@ class IWAEConfig(GaussianConfig):
 class IWAE(GaussianVAE):
     """Positions are [k, B, L] and what is decoded from them [k, B, D], or [B, D] for one draw.
 
-    In training, and wherever noise is given, k is `k_samples`; an evaluation at the posterior mean needs one draw.
+    In training and for the bound, and wherever noise is given, k is `k_samples`; the posterior mean is one draw.
     """
 
     model_type = "JointIWAE"
@@ -62,6 +62,11 @@ class IWAE(GaussianVAE):
         if self.config.model.k_samples > 1:
             terms["iwae_loss"] = mean_over(targets, lambda platform: self._bound(outputs, targets, platform))
         return terms
+
+    @property
+    def estimated(self) -> frozenset[str]:
+        """The bound."""
+        return frozenset({"iwae_loss"} if self.config.model.k_samples > 1 else ())
 
     def weights(self) -> dict[str, float]:
         """Give those of a Gaussian VAE; the bound takes the place of reconstruction and divergence."""

@@ -79,6 +79,11 @@ class JointMM(JointVAE):
             terms["moe_loss"] = mean_over(targets, lambda platform: _bound(outputs, targets, platform))
         return terms
 
+    @property
+    def estimated(self) -> frozenset[str]:
+        """The bound of the mixture."""
+        return frozenset({"moe_loss"} if self.config.model.objective == "moe" else ())
+
     def weights(self) -> dict[str, float]:
         """Give those of joint_vae and of coherence; the bound has its terms' natural weights."""
         weights = {**super().weights(), "mmvae_coherence_loss": self.config.loss_weights.mmvae_coherence}

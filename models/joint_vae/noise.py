@@ -22,7 +22,10 @@ class Noise:
         draws: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Take given numbers, else draw from a generator, else (`draws`) from torch's own, else give zeros."""
+        """Take given numbers, else draw from a generator, else (`draws`) from torch's own, else give zeros.
+
+        `draws` with a generator makes of it as many draws as training does.
+        """
         self.given = given
         self.draws = draws and given is None
         self.generator = generator
@@ -44,16 +47,19 @@ class Noise:
         """Give one whole number in [0, below) per row of a tensor, [B]."""
         if self.given is not None and name in self.given:
             return self.given[name].to(like.device)
-        if self.draws:
+        if self.draws and self.generator is None:
             return torch.randint(below, (len(like),), device=like.device)
         return torch.randint(below, (len(like),), generator=self.generator or evaluation_generator()).to(like.device)
 
     @property
     def never_zero(self) -> "Noise":
         """Give a source that never gives mere zeros: this one, or in its place numbers that are always the same."""
-        if self.given is not None or self.draws or self.generator is not None:
-            return self
-        return Noise(generator=evaluation_generator())
+        return Noise(draws=True, generator=evaluation_generator()) if self.is_zero else self
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether all numbers are 0."""
+        return self.given is None and not self.draws and self.generator is None
 
 
 def evaluation_generator() -> torch.Generator:

@@ -141,11 +141,17 @@ class PlusVAE(GaussianVAE):
         The latter is the former, known exactly, and an unbiased estimate of what the flows change.
         """
         exact = super().divergence(outputs, platform)
-        if not (self.config.model.use_flows and self.config.model.flow_determinant):
+        if not self.estimated:
             return exact
         start, z, log_determinant = (outputs[f"{part}_{platform}"] for part in ("start", "z", "log_det_jac"))
         change = (log_normal(start) - log_normal(z)).sum(-1) - log_determinant
         return exact + change.mean() / z.shape[-1]
+
+    @property
+    def estimated(self) -> frozenset[str]:
+        """The divergence, where flows count in it."""
+        model = self.config.model
+        return frozenset({"kl_loss"} if model.use_flows and model.flow_determinant else ())
 
     def terms(self, outputs: Mapping[str, Tensor], targets: Inputs) -> Tensors:
         """Give those of a Gaussian VAE, total correlation, and the scheduled factors `beta` and `tc_weight`."""

@@ -82,6 +82,11 @@ class VampPriorVAE(GaussianVAE):
         terms["current_kl_weight"] = terms["kl_loss"].new_tensor(self.weights()["kl_loss"])
         return terms
 
+    @property
+    def estimated(self) -> frozenset[str]:
+        """The divergence from a mixture, which has no closed form."""
+        return frozenset({"kl_loss"} if self.config.model.use_vampprior else ())
+
     def weights(self) -> dict[str, float]:
         """Give those of a Gaussian VAE, that of the divergence as far as it has grown, and that of the cycle."""
         weights = super().weights()

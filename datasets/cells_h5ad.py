@@ -87,7 +87,7 @@ class H5adTable:
     def names(self) -> npt.NDArray[np.str_]:
         """Cell ids, in file order."""
         with self._intact("obs"), h5py.File(self.path, "r") as file:
-            return np.asarray(read_elem(file["obs"][file["obs"].attrs["_index"]])).astype(np.str_)
+            return np.strings.strip(np.asarray(read_elem(file["obs"][file["obs"].attrs["_index"]])).astype(np.str_))
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """Read one column of `obs`.

@@ -93,7 +93,7 @@ def image_rows(source: Path, path_col: str, root: Path) -> tuple[tuple[str, ...]
 
 
 def read_columns(source: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV, or by its suffix a TSV, as text and check that these columns are there and full.
+    """Read a CSV, or by its suffix a TSV, as text without blanks around it; check that columns are there and full.
 
     Raises:
         UserError: The file cannot be read, is empty, lacks a column, or a value of one is missing.
@@ -101,6 +101,8 @@ def read_columns(source: Path, columns: Sequence[str]) -> pd.DataFrame:
     separator = "\t" if source.suffix == ".tsv" else ","
     try:
         table = pd.read_csv(source, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
+        # A blank that nobody sees must not make two animals of one.
+        table = table.apply(lambda column: column.str.strip())
     except FileNotFoundError as error:
         raise UserError(f"{source}: no such file; check the path, or make data with `python -m datasets`") from error
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
@@ -113,7 +115,7 @@ def read_columns(source: Path, columns: Sequence[str]) -> pd.DataFrame:
     if table.empty:
         raise UserError(f"{source}: holds no rows; add one row per image")
     for name in columns:
-        _refuse_rows(source, table[name].tolist(), lambda text: not text.strip(), f"{name} is missing", "fill it in")
+        _refuse_rows(source, table[name].tolist(), lambda text: not text, f"{name} is missing", "fill it in")
     return table
 
 

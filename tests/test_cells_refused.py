@@ -111,6 +111,16 @@ def test_missing_columns_and_missing_values(tmp_path):
     assert table.column("note").tolist() == ["x", "y", "z", "x"]
 
 
+def test_blanks_around_a_name_do_not_make_another(tmp_path):
+    path = tmp_path / "cells.h5ad"
+    adata = made(3, donor=["d1", "d1 ", "\td1"], site=pd.Categorical(["a", " a", "b"]))
+    adata.obs_names = ["one", "two ", "three"]
+    adata.write_h5ad(path)
+    table = H5adTable.open(path)
+    assert table.column("donor").tolist() == ["d1"] * 3 and table.column("site").tolist() == ["a", "a", "b"]
+    assert table.names.tolist() == ["one", "two", "three"]
+
+
 def test_columns_come_as_plain_arrays(tmp_path):
     path = tmp_path / "cells.h5ad"
     columns = {

@@ -53,6 +53,13 @@ def test_text_stays_text_and_further_columns_are_ignored(folder: Path) -> None:
     np.testing.assert_array_equal(table.targets, [[1.5, 0], [-2, 1e-3], [0.25, 3]])
 
 
+def test_blanks_around_a_name_do_not_make_another(folder: Path) -> None:
+    rows = [[f" {cell}\u00a0" for cell in row] if at == 1 else row for at, row in enumerate(ROWS)]
+    table = read(write(folder, rows))
+    assert table.groups.tolist() == ["007", "007", "8"] and table.clients.tolist() == ["north", "north", "south"]
+    assert table.files[1] == folder / "b.png" and table.targets[1].tolist() == [-2, 1e-3]
+
+
 def test_relative_paths_start_at_the_root_given(folder: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "tables"
     elsewhere.mkdir()

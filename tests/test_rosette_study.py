@@ -74,6 +74,16 @@ def test_clients_from_a_table(folder: Path, table: Callable[..., Path]) -> None:
         assert len(study.animals("drug", "train")) == 4
 
 
+def test_a_blank_behind_an_animal_does_not_take_it_apart(folder: Path, table: Callable[..., Path]) -> None:
+    def blank(rows: pd.DataFrame) -> pd.DataFrame:
+        rows.loc[0, ["animal_id", "replicate"]] = ["1 ", " R1"]
+        return rows
+
+    study = Study.open(folder, BY_REPLICATE, metadata=table(blank))
+    assert [one.animal for one in study.samples[:2]] == ["R1_1", "R1_1"] and study.clients == ["R1", "R2"]
+    check_whole(study, 24)
+
+
 def test_a_table_in_the_folder_is_found(folder: Path, table: Callable[..., Path], tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)

@@ -4,6 +4,7 @@ Mean, deviation, minimum and maximum are those of the pooled training rows; medi
 of `datasets.quantile_sketch`. Filled cells take part in the scaling, as in a pipeline of imputer and scaler.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from core.errors import UserError
 from core.files import read_json, write_json
 from datasets.proteomics_statistics import Agreed, Row, SecondPass, first_pass, second_pass
 from datasets.proteomics_steps import Log, Steps, nearest_fill
+from datasets.proteomics_units import other_units
 from datasets.quantile_sketch import Atoms, neighbours, quantile, read_counts, with_value
 
 Array = npt.NDArray[np.float64]
@@ -126,7 +128,7 @@ class Preprocessing(BaseModel):
         return np.asarray((values - np.asarray(self.centre)) / np.asarray(self.scale))
 
     def scaled(self, values_ND: Array, names: Sequence[str], source: str) -> npt.NDArray[np.float32]:
-        """Give what a network takes of some samples.
+        """Give what a network takes of some samples, and warn where they seem to be in other units.
 
         Args:
             values_ND: As `apply` takes them.
@@ -145,6 +147,8 @@ class Preprocessing(BaseModel):
                 f"{abs(scaled_ND[at, column]):.0e} times the spread of the training samples away; correct it or leave "
                 "it empty"
             )
+        if (difference := other_units(np.where(np.isnan(values_ND), np.nan, scaled_ND), self.steps.scaler)) is not None:
+            warnings.warn(f"{source}: samples typically {difference}; check that the units are the same", stacklevel=2)
         return scaled_ND.astype(np.float32)
 
     def inverse(self, scaled_ND: Array) -> Array:

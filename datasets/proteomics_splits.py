@@ -4,6 +4,7 @@ First the test share, then val from the rest, both with the same seed: the publi
 samples where nobody names donors, in the order of their sorted ids.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,8 @@ def split_files(
         File name and number of samples of each file written.
 
     Raises:
-        UserError: A file cannot be used, the two share no id, a file would be overwritten, or a part would stay empty.
+        UserError: A file cannot be used, the two share no id, a sample has no donor, a file would be overwritten, or a
+            part would stay empty. Then nothing is written.
     """
     _check_seed(seed)
     if not 0 < test_size < 1:
@@ -141,10 +143,20 @@ def split_files(
         parts = train_test_split(np.arange(len(distinct)), test_size=test_size, random_state=seed)
     except ValueError:
         raise UserError(f"{platform_a}: {len(distinct)} samples are too few to split; add samples") from None
+    drawn = {name: set(distinct[part].tolist()) for name, part in zip(("train", "test"), parts, strict=True)}
+    targets = {(name, path): folder / f"{path.stem}_{name}{path.suffix}" for name in drawn for path in tables}
+    for target in targets.values():
+        if target.exists():
+            raise UserError(f"{target}: is there already; choose another folder, nothing is overwritten")
+    for path, table in tables.items():
+        if alone := len(table) - len(shared):
+            warnings.warn(f"{path}: {alone} samples are not on the other platform; left out", stacklevel=2)
     records = []
-    for name, part in zip(("train", "test"), parts, strict=True):
-        chosen = [own for own, unit in zip(shared, units, strict=True) if unit in set(distinct[part].tolist())]
-        records += [_write_part(path, table, folder, name, chosen) for path, table in tables.items()]
+    for (name, path), target in targets.items():
+        chosen = [own for own, unit in zip(shared, units, strict=True) if unit in drawn[name]]
+        text = tables[path].loc[chosen].to_csv(index=False, sep=SEPARATORS[path.suffix.lower()], lineterminator="\n")
+        write_text(target, text)
+        records.append({"file": target.name, "samples": len(chosen)})
     return records
 
 
@@ -156,16 +168,12 @@ def _by_id(source: Path, id_column: str | None) -> pd.DataFrame:
 def _units(table: pd.DataFrame, source: Path, column: str, ids: Sequence[str]) -> Texts:
     if column not in table.columns:
         raise UserError(f"{source}: no column {column!r}; name the column of the donor or leave it out")
-    return np.asarray(table.loc[list(ids), column].tolist(), np.str_)
-
-
-def _write_part(source: Path, table: pd.DataFrame, folder: Path, name: str, ids: Sequence[str]) -> dict[str, Any]:
-    target = folder / f"{source.stem}_{name}{source.suffix}"
-    if target.exists():
-        raise UserError(f"{target}: is there already; choose another folder, nothing is overwritten")
-    text = table.loc[list(ids)].to_csv(index=False, sep=SEPARATORS[source.suffix.lower()], lineterminator="\n")
-    write_text(target, text)
-    return {"file": target.name, "samples": len(ids)}
+    units = table.loc[list(ids), column].str.strip().tolist()
+    if "" in units:
+        raise UserError(
+            f"{source}: sample {ids[units.index('')]!r} has no donor in {column!r}; fill it in or drop the sample"
+        )
+    return np.asarray(units, np.str_)
 
 
 def _check_seed(seed: int) -> None:

@@ -81,7 +81,9 @@ def ids(path: Path) -> list[str]:
 
 
 def test_a_pair_of_tables_is_split_alike(tmp_path: Path) -> None:
-    records = split_files(A, B, tmp_path)
+    with pytest.warns(UserWarning, match="are not on the other platform; left out") as caught:
+        records = split_files(A, B, tmp_path)
+    assert [str(one.message).split(": ")[1].split()[0] for one in caught] == ["8", "14"]
     assert {record["file"]: record["samples"] for record in records} == {
         "platform_a_train.csv": 41,
         "platform_b_train.csv": 41,
@@ -94,7 +96,10 @@ def test_a_pair_of_tables_is_split_alike(tmp_path: Path) -> None:
     lines = A.read_text().splitlines()
     kept = (tmp_path / "platform_a_test.csv").read_text().splitlines()
     assert kept[0] == lines[0] and set(kept) < set(lines)
-    refused(lambda: split_files(A, B, tmp_path), "platform_a_train.csv: is there already")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "platform_b_test.csv").touch()
+    refused(lambda: split_files(A, B, tmp_path / "other"), "platform_b_test.csv: is there already")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["platform_b_test.csv"], "nothing is half done"
 
 
 def test_a_named_id_column_and_whole_donors(tmp_path: Path) -> None:
@@ -106,6 +111,15 @@ def test_a_named_id_column_and_whole_donors(tmp_path: Path) -> None:
     train, test = (pd.read_csv(tmp_path / "out" / f"one_{part}.txt", sep="\t") for part in ("train", "test"))
     assert len(test) == 4 and test["donor"].nunique() == 1 and set(test["donor"]).isdisjoint(train["donor"])
     assert pd.read_csv(tmp_path / "out" / "two_test.csv")["sample"].tolist() == test["sample"].tolist()
+    table.assign(donor=["p", "p ", " "] * 4).to_csv(one, index=False, sep="\t")
+    settings = {"id_column": "sample", "unit_column": "donor"}
+    refused(
+        lambda: split_files(one, two, tmp_path / "new", **settings), "one.txt: sample 's02' has no donor in 'donor'"
+    )
+    table.assign(donor=["p", "p ", " q"] * 4).to_csv(one, index=False, sep="\t")
+    split_files(one, two, tmp_path / "new", test_size=0.5, **settings)
+    donors = pd.read_csv(tmp_path / "new" / "one_test.txt", sep="\t")["donor"].str.strip()
+    assert donors.nunique() == 1 and len(donors) in (4, 8), "blanks make no other donor"
 
 
 def test_pairs_that_cannot_be_split_are_refused(tmp_path: Path) -> None:

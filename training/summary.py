@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean as mean
 from typing import Any
 
 Stats = dict[str, float]
@@ -20,12 +21,21 @@ def summary(
 
     Returns:
         `run_name`, `best_primary`, and `best` and `last` with `epoch`, `lr`, `train_<loss>` and `val_<metric>`. Where
-        each client has a model of its own, every number is the mean over these models.
+        each client has a model of its own, every number is the mean over these models, but for those without a sample
+        that the number is about: `without` names these by number. One that is undefined for any other reason leaves the
+        mean undefined.
     """
     steps = {int(step["step"]): step for step in history}
-    best = _mean([_stats(steps[number], model) for model, number in selected.items()])
-    last = _mean([_stats(steps[_last(steps, model)], model) for model in selected])
-    return {"run_name": name, "best_primary": best.get(f"val_{primary}", math.nan), "best": best, "last": last}
+    each = {model: _stats(steps[number], model) for model, number in selected.items()}
+    best, last = _mean([*each.values()]), _mean([_stats(steps[_last(steps, model)], model) for model in selected])
+    without = {key: [model for model, stats in each.items() if key not in stats] for key in best}
+    return {
+        "run_name": name,
+        "best_primary": best.get(f"val_{primary}", math.nan),
+        "best": best,
+        "last": last,
+        "without": {key: models for key, models in without.items() if models},
+    }
 
 
 def _last(steps: Mapping[int, Mapping[str, Any]], model: str) -> int:
@@ -50,22 +60,22 @@ def _of(entries: Mapping[str, Any], model: str) -> list[Mapping[str, Any]]:
 
 
 def _weighted(entries: Sequence[Mapping[str, Any]]) -> Stats:
-    """Average by samples; a single entry is given as it is."""
-    total = sum(entry["support"] for entry in entries)
-    names = entries[0]["metrics"] if entries else ()
-    return {
-        name: sum(_number(entry["metrics"].get(name)) * entry["support"] for entry in entries) / total
-        if len(entries) > 1
-        else _number(entries[0]["metrics"][name])
-        for name in names
-    }
+    """Average each metric by the samples that it is about; a single value is given as it is."""
+    weighted: dict[str, list[tuple[float, int]]] = {}
+    for entry in entries:
+        for name, value in entry["metrics"].items():
+            if support := entry.get("supports", {}).get(name, entry["support"]):
+                weighted.setdefault(name, []).append((math.nan if value is None else value, support))
+    return {name: _average(pairs) for name, pairs in weighted.items()}
+
+
+def _average(weighted: Sequence[tuple[float, int]]) -> float:
+    if len(weighted) == 1:
+        return weighted[0][0]
+    return sum(value * weight for value, weight in weighted) / sum(weight for _, weight in weighted)
 
 
 def _mean(several: Sequence[Stats]) -> Stats:
     names = dict.fromkeys(name for stats in several for name in stats)
-    means = {name: sum(stats.get(name, math.nan) for stats in several) / len(several) for name in names}
+    means = {name: mean(stats[name] for stats in several if name in stats) for name in names}
     return {**means, "epoch": int(means["epoch"]) if means["epoch"].is_integer() else means["epoch"]}
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

@@ -6,6 +6,7 @@ generator, the first of them for validation. A test set, strata by client and re
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -112,8 +113,11 @@ def write_manifest(
         What was written.
 
     Raises:
-        UserError: There are too few groups, a group is at two clients, or the file cannot be written.
+        UserError: The file is there already, there are too few groups, a group is at two clients, or the file cannot
+            be written.
     """
+    if path.exists():
+        raise UserError(f"{path}: exists already, and runs may rest on it; choose another name, or remove it first")
     client_of = {one.name: one.value(client_key) if client_key else "" for one in samples}
     group_of = {one.name: one.unit(group_by) for one in samples}
     refuse_divided(group_of, client_of, f"{path}: {group_by}", "client")
@@ -133,6 +137,7 @@ def write_manifest(
         "test_fraction": draw.test_fraction,
         "random_state": draw.seed,
         "sample_order_hash": order_hash(split_of),
+        "split_hash": split_hash(split_of),
         "group_by": group_by,
         "client_key": client_key,
         **lists,
@@ -154,18 +159,14 @@ def read_manifest(path: Path, samples: Sequence[Sample], group_by: GroupBy) -> d
         Sample -> split, for the samples that the manifest lists.
 
     Raises:
-        UserError: The lists have changed since they were hashed, name a sample twice or one that is not in the study,
-            or put a group into two splits. The message names the file.
+        UserError: The lists are not those that were counted and hashed, name a sample twice or one that is not in the
+            study, or put a group into two splits. The message names the file.
     """
     content = read_json(path)
     split_of = _listed(path, content)
-    stored, found = content.get("sample_order_hash"), order_hash(split_of)
-    if stored != found:
-        raise UserError(
-            f"{path}: sample_order_hash is {stored!r} but the lists give {found!r}; restore the file or make it anew"
-        )
     recorded = _recorded_groups(path, content)
     refuse_divided(recorded, split_of, f"{path}: {content.get('group_by')}", "split")
+    _refuse_changed(path, content, split_of)
     group_of = {one.name: one.unit(group_by) for one in samples}
     unknown = sorted(set(split_of) - set(group_of))
     if unknown:
@@ -178,6 +179,12 @@ def read_manifest(path: Path, samples: Sequence[Sample], group_by: GroupBy) -> d
 def order_hash(samples: Iterable[str]) -> str:
     """Give the SHA-256 of the sorted ids, one a line."""
     return hashlib.sha256("\n".join(sorted(samples)).encode()).hexdigest()
+
+
+def split_hash(split_of: Mapping[str, str]) -> str:
+    """Give the SHA-256 of the sorted ids, one a line, each behind its split and a tab."""
+    lines = [f"{split_of[name]}\t{name}" for name in sorted(split_of)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def refuse_divided(group_of: Mapping[str, str], place_of: Mapping[str, str], source: str, kind: str) -> None:
@@ -199,6 +206,23 @@ def refuse_divided(group_of: Mapping[str, str], place_of: Mapping[str, str], sou
             raise UserError(
                 f"{source} {group_of[name]!r} is in two places: {kind} {place_of[other]!r} ({other}) and "
                 f"{place_of[name]!r} ({name}); it goes to one of them as a whole"
+            )
+
+
+def _refuse_changed(path: Path, content: Mapping[str, Any], split_of: Mapping[str, str]) -> None:
+    """Hold the lists against what a manifest says of them; one of the published form has no `split_hash`."""
+    counts = Counter(split_of.values())
+    found = {
+        "sample_order_hash": order_hash(split_of),
+        "split_hash": split_hash(split_of),
+        "total_samples": len(split_of),
+        **{f"{split}_samples": counts[split] for split in SPLITS},
+    }
+    for key, value in found.items():
+        stored = content.get(key)
+        if stored != value and (key in content or key == "sample_order_hash"):
+            raise UserError(
+                f"{path}: {key} is {stored!r} but the lists give {value!r}; restore the file or make it anew"
             )
 
 

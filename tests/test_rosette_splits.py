@@ -99,6 +99,21 @@ def move(content: dict[str, Any]) -> None:
     content["train_sample_list"].append(content["val_sample_list"].pop(0))
 
 
+def move_animal(content: dict[str, Any]) -> None:
+    """Train on both images of an animal that was kept for the test."""
+    content["train_sample_list"] += [content["test_sample_list"].pop(0) for _ in range(2)]
+
+
+def published(change: Change) -> Change:
+    """Change a manifest of the form that was published, which has no hash of the splits."""
+
+    def changed(content: dict[str, Any]) -> None:
+        del content["split_hash"]
+        change(content)
+
+    return changed
+
+
 def swapped(content: dict[str, Any]) -> None:
     content["train_sample_list"][0] = "R9_T4_1_0001"
 
@@ -108,8 +123,11 @@ def repeated(source: str, target: str) -> Change:
 
 
 def ungrouped(content: dict[str, Any]) -> None:
+    """Move one image, in a manifest that says of nothing but the lists."""
     move(content)
-    content["groups"] = {}
+    keys = ("sample_order_hash", *(key for key in content if key.endswith("_sample_list")))
+    for key in set(content) - set(keys):
+        del content[key]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +140,9 @@ def ungrouped(content: dict[str, Any]) -> None:
         (lambda content: content["val_sample_list"].pop(), ("sample_order_hash is",)),
         (lambda content: content.update(sample_order_hash=-834512), ("sample_order_hash is -834512 but",)),
         (lambda content: content.pop("sample_order_hash"), ("sample_order_hash is None but",)),
+        (move_animal, ("split_hash is", "restore the file or make it anew")),
+        (published(move_animal), ("train_samples is 20 but the lists give 22; restore the file or make it anew",)),
+        (lambda content: content.update(test_samples=9), ("test_samples is 9 but the lists give 8",)),
         (move, ("animal", "is in two places: split 'train'", "and 'val'", "as a whole")),
         (ungrouped, ("animal", "is in two places: split 'train'", "and 'val'")),
         (lambda content: content.pop("val_sample_list"), ("val_sample_list is no list of sample ids",)),
@@ -145,12 +166,30 @@ def test_manifests_of_another_study_or_grouping_are_refused(samples: list[Sample
     missing = [one for one in samples if one.animal != "R1_3"]
     refused(lambda: read_manifest(path, missing, "animal"), str(path), "'R1_T4_3_0001' is not in the study, nor are 1")
     refused(lambda: read_manifest(path, samples, "replicate"), str(path), "replicate 'R", "is in two places: split")
+    path.unlink()
     write_manifest(path, samples, Draw(), group_by="none")
     refused(lambda: read_manifest(path, samples, "animal"), str(path), "animal 'R", "is in two places: split")
     path.write_text("[]")
     refused(lambda: read_manifest(path, samples, "animal"), str(path), "train_sample_list is no list")
     path.write_text("{")
     refused(lambda: read_manifest(path, samples, "animal"), str(path), "not valid JSON")
+
+
+def test_a_manifest_with_what_is_published_alone_can_be_read(samples: list[Sample], tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    content = write_manifest(path, samples, Draw())
+    keys = ("sample_order_hash", "train_sample_list", "val_sample_list")
+    path.write_text(json.dumps({key: content[key] for key in keys}))
+    split_of = read_manifest(path, samples, "animal")
+    assert sorted(split_of) == sorted(one.name for one in samples) and set(split_of.values()) == {"train", "val"}
+
+
+def test_a_manifest_is_never_replaced(samples: list[Sample], tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    write_manifest(path, samples, Draw())
+    written = path.read_bytes()
+    refused(lambda: write_manifest(path, samples, Draw(seed=1)), f"{path}: exists already", "choose another name")
+    assert path.read_bytes() == written
 
 
 def test_draws_that_cannot_be_are_refused(samples: list[Sample], tmp_path: Path) -> None:

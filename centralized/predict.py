@@ -24,7 +24,8 @@ def predict(
     What was fitted on training data (label map, scalers, features) comes from the run; data that does not fit it is
     refused. The training data may be gone.
 
-    Written are DIR/INPUT/predictions.csv and with --embeddings embeddings.npy, [samples, width].
+    Written are DIR/INPUT/predictions.csv, or what the task has in its place (of proteomics imputed.csv, latent.csv and
+    quality.csv), and with --embeddings embeddings.npy, [samples, width]. All files are named on the way.
 
     Exit codes: 0 written, 2 input refused.
     """

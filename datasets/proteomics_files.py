@@ -8,7 +8,7 @@ is too long or too short.
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,12 +80,13 @@ def swapped(source: Path, platform: str) -> UserError:
     return UserError(f"{source}: holds the features of platform {other}, not {platform}; swap the two files")
 
 
-def read_matrix(source: Path, text_columns: Sequence[str] = ()) -> Matrix:
+def read_matrix(source: Path, text_columns: Sequence[str] = (), *, wanted: Collection[str] | None = None) -> Matrix:
     """Read the abundances of one platform.
 
     Args:
         source: A CSV or TSV.
         text_columns: Columns that are no features, where they are there: client, donor.
+        wanted: Features to read, where they are there; by default all other columns are features.
 
     Raises:
         UserError: The file cannot be read, an id is missing or double, a cell is no finite number, or there is no
@@ -93,13 +94,14 @@ def read_matrix(source: Path, text_columns: Sequence[str] = ()) -> Matrix:
     """
     text, separator, header = _checked_text(source)
     key, *others = header
-    features = [name for name in others if name not in text_columns]
-    if not features:
+    features = [name for name in others if name not in text_columns and (wanted is None or name in wanted)]
+    if wanted is None and not features:
         raise UserError(f"{source}: has no feature column beside {', '.join(map(repr, header))}; check the separator")
     kept = [name for name in others if name in text_columns]
-    table = _parsed(text, separator, header, dict.fromkeys((key, *kept), str), features)
+    columns = [key, *kept, *features]
+    table = _parsed(text, separator, header, dict.fromkeys((key, *kept), str), features)[columns]
     if any(kind.kind not in "fiu" for kind in table[features].dtypes):  # Read cell by cell, to name what is no number.
-        table = _parsed(text, separator, header, dict.fromkeys(header, str), ())
+        table = _parsed(text, separator, header, dict.fromkeys(header, str), ())[columns]
     ids = _ids(source, key, table[key].tolist())
     values = _numbers(source, table[features], ids)
     labels = {name: np.asarray([str(text).strip() for text in table[name]], np.str_) for name in kept}

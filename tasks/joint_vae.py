@@ -198,7 +198,7 @@ class JointVAETask(JointVAEOptions):
         """
         assert isinstance(fitted, Scaling)
         refuse_unlearned(path, fitted, self.preparation.normalization_scope)
-        return prepared(read_matrix(path, self.placement().columns), fitted)
+        return prepared(read_matrix(path, wanted={*fitted.a.features, *fitted.b.features}), fitted)
 
     def write_answers(self, answers: Iterable[Answer], folder: Path, fitted: BaseModel) -> list[Path]:
         """Write `imputed.csv` in original units, and where there is a latent space `latent.csv` and `quality.csv`."""

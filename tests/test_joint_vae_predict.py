@@ -70,7 +70,7 @@ def test_order_further_columns_and_company_do_not_matter(hospitals: Path, finish
     wanted = expected(finished, "a")
     names = wanted.index.tolist()
     table = pd.read_csv(new_samples(hospitals, "a", names, tmp_path / "new.csv"), dtype=str, keep_default_na=False)
-    table = table[["sample", *reversed(table.columns[1:].tolist())]].assign(more="7")
+    table = table[["sample", *reversed(table.columns[1:].tolist())]].assign(more="7", sex="female")
     table[::-1].to_csv(tmp_path / "turned.csv", index=False)
     same(answer(finished, tmp_path / "turned.csv", tmp_path / "turned"), wanted[::-1])
     table[:1].drop(columns="donor").to_csv(tmp_path / "one.tsv", index=False, sep="\t")

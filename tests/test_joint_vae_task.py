@@ -230,6 +230,7 @@ def test_a_term_that_needs_pairs_is_the_mean_over_pairs(hospitals: Path) -> None
     alone = network(batch["a"][both], batch["b"][both])
     loss = task.loss(task.forward(network, batch), batch)
     assert loss.counts["cross_loss"] == both.sum() < loss.count == loss.counts["recon_loss"]
+    assert not any(one.requires_grad for one in loss.sums().values()), "sums of an epoch keep no graph"
     for name in ("cross_loss", "align_loss"):
         torch.testing.assert_close(loss.parts[name], alone[name])
 

@@ -267,13 +267,16 @@ class Task(Options):
         """Give what a table of predictions says of a batch: column -> value per sample."""
         raise NotImplementedError
 
-    def write_answers(self, answers: Iterable[Answer], folder: Path, fitted: BaseModel) -> list[Path]:
+    def write_answers(
+        self, answers: Iterable[Answer], folder: Path, fitted: BaseModel, scores: Mapping[str, float | None]
+    ) -> list[Path]:
         """Write predictions for new data, batch by batch as they come; by default a table.
 
         Args:
             answers: One for each batch, in the order of the samples, computed as they are drawn.
             folder: Where files go; theirs alone.
             fitted: What was fitted on training data.
+            scores: What the run reports of the network, on test samples of the clients that it learned from.
 
         Returns:
             The files written.
@@ -303,7 +306,7 @@ class Task(Options):
 def _sum(mean: Tensor, count: Tensor | int) -> Tensor:
     mean = mean.to("cpu" if mean.device.type == "mps" else mean.device, torch.float64)
     # A whole number is written where the mean is: a copy would wait for the device.
-    samples = count.to(mean) if isinstance(count, Tensor) else torch.full_like(mean, count)
+    samples = count.detach().to(mean) if isinstance(count, Tensor) else torch.full_like(mean, count)
     return torch.stack([mean * samples, samples])
 
 

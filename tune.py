@@ -1,5 +1,6 @@
 """A hyperparameter search over one experiment: python tune.py CONFIG SPACE [section.key=value ...] --study NAME."""
 
+import dataclasses
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from reports.search import draw_history, draw_importances, write_trials
 from training.config import Experiment, load, to_yaml
 from training.distributed import refuse_processes
 from training.runs import EXIT_CODES, Run, Setting, Status
-from training.search import Ended, TrialStoppedError, objective, score
+from training.search import Ended, Objective, TrialStoppedError, objective, score
 from training.search_space import First, Space
 from training.session import task_stem
 
@@ -97,6 +98,13 @@ class _TrialRun(Run):
         """Append to log.txt."""
         self.log_quietly(text)
 
+    def fail(self, error: BaseException) -> int:
+        """Record why the run ended; one that was not worth its time has not failed."""
+        if not isinstance(error, TrialStoppedError):
+            return super().fail(error)
+        self.set_status("stopped", one_line(error), 0)
+        return 0
+
     def add_step(self, step: Mapping[str, Any], unit: Literal["epoch", "round"]) -> None:
         """Add to history.json, and let who watches decide whether to go on."""
         super().add_step(step, unit)
@@ -113,9 +121,13 @@ class _Tuning:
     execute: Callable[[Run], Status]
     folder: Path
     search: "Search"
-    metric: str
-    higher_is_better: bool
+    objective: Objective
     prune: bool
+
+    @property
+    def metric(self) -> str:
+        """What is searched for."""
+        return self.objective.metric
 
     def go_on(self, trials: int) -> None:
         """Conduct trials until the study has so many."""
@@ -182,7 +194,8 @@ class _Tuning:
             state: {trial.number: trial.value for trial in trials if trial.state == state and trial.value is not None}
             for state in ("completed", "stopped")
         }
-        print(draw_history(self.folder, self.metric, *values.values(), higher_is_better=self.higher_is_better))
+        better = self.objective.higher_is_better
+        print(draw_history(self.folder, self.metric, *values.values(), higher_is_better=better))
         importances = self.search.importances
         if importances:
             print(draw_importances(self.folder, importances))
@@ -211,7 +224,9 @@ def _open(
         raise UserError(f"{space_path}: {error}") from None
     if setting == "federated":
         check_federation(base)
-    metric, higher_is_better = objective(base)
+    sought = objective(base)
+    if sought.metric == "loss":
+        space.refuse_losses(space_path)
     seed = base.seed if seed is None else seed
     prune = prune and setting != "local"
     basis = {
@@ -220,14 +235,13 @@ def _open(
         "setting": setting,
         "seed": seed,
         "prune": prune,
-        "metric": metric,
-        "higher_is_better": higher_is_better,
+        **dataclasses.asdict(sought),
     }
     steps = base.federation.rounds if setting == "federated" else base.epochs
     folder = results / task_stem(base) / f"tune-{study}"
     search = search_class(folder, space, basis, seed, warmup=steps // 4)
     execution = engine_function(engine) if setting == "federated" else execute
-    return _Tuning(source, setting, execution, folder, search, metric, higher_is_better, prune)
+    return _Tuning(source, setting, execution, folder, search, sought, prune)
 
 
 def _search_class() -> "type[Search]":

@@ -43,8 +43,8 @@ def failures(records: Sequence[RunRecord]) -> list[str]:
     }
     lines = []
     for label, record in zip(named, records, strict=True):
-        if record.status == "failed":
-            lines.append(f"{label}: failed: {record.error or 'no reason recorded'}")
+        if record.status in ("failed", "stopped"):
+            lines.append(f"{label}: {record.status}: {record.error or 'no reason recorded'}")
         elif record.status in states:
             lines.append(f"{label}: {states[record.status]}")
     told = [

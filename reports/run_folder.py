@@ -17,7 +17,7 @@ from core.files import read_json
 SETTINGS = ("centralized", "federated", "local")
 """In the order in which reports name them."""
 
-STATES = ("running", "completed", "degraded", "failed")
+STATES = ("running", "completed", "degraded", "failed", "stopped")
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,8 @@ def test_trials_below_the_median_of_earlier_ones_are_stopped(study: Study) -> No
         steps = study.json(number, "history")["steps"]
         assert f"step {len(steps)}: " in rows[number]["reason"]
         assert float(rows[number]["val_accuracy"]) == steps[-1]["val"]["pooled"]["metrics"]["accuracy"]
-        assert study.json(number, "status")["error"] == rows[number]["reason"]
+        status = study.json(number, "status")
+        assert (status["status"], status["exit_code"], status["error"]) == ("stopped", 0, rows[number]["reason"])
     assert {row["state"] for row in study.tuned(*words, "--no-prune", study="all")} == {"completed"}
 
 

@@ -28,7 +28,8 @@ from training.summary import summary
 from training.tensorboard import Scalars
 
 Setting = Literal["centralized", "local", "federated"]
-Status = Literal["running", "completed", "degraded", "failed"]
+Status = Literal["running", "completed", "degraded", "failed", "stopped"]
+"""A search stops a trial that is not worth its time."""
 EXIT_CODES: dict[str, int] = {"completed": 0, "degraded": 3}
 """A failed run ends with 1, with 2 where input was refused, with 130 after Ctrl-C."""
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from core.errors import UserError
-from core.files import read_json
+from core.files import read_json, sha256_json
 from training.config import Experiment
-from training.preparation import check_names, complete, monitored
+from training.preparation import check_leaks, check_names, complete, monitored
 from training.runs import Run
 
 
@@ -28,8 +28,20 @@ class Ended:
     overrides: tuple[str, ...]
 
 
-def objective(experiment: Experiment) -> tuple[str, bool]:
-    """Give the metric that a search is about, on validation data, and whether higher is better.
+@dataclass(frozen=True)
+class Objective:
+    """What a search is about: a metric on validation data."""
+
+    metric: str
+    higher_is_better: bool
+    data: str
+    """SHA-256 of all clients' data."""
+    split: str | None
+    """SHA-256 of who is in which split."""
+
+
+def objective(experiment: Experiment) -> Objective:
+    """Open the data and say what a search is about.
 
     Raises:
         UserError: There is no such metric, or the data cannot be used.
@@ -40,7 +52,9 @@ def objective(experiment: Experiment) -> tuple[str, bool]:
     everyone = complete(
         task, first, lambda known: {client: task.further_statistics(client, known) for client in clients}
     )
-    return monitored(experiment, task, task.fit(everyone, everyone))
+    split = check_leaks(task, clients)
+    data = sha256_json({client: task.data_digest(client) for client in clients})
+    return Objective(*monitored(experiment, task, task.fit(everyone, everyone)), data, split)
 
 
 def score(run: Run, metric: str) -> float:

@@ -21,8 +21,27 @@ from training.mistakes import explain
 from training.options import Options
 
 Scalar = str | int | float | bool | None
-FIXED = ("task", "experiment", "description", "seed", "train.monitor")
+SAMPLES = (
+    "data", "data_root", "metadata", "class_table", "blocks", "path_key", "label", "client_key", "held_out_client",
+    "partition", "unit_key", "group_key", "group_by", "disjoint_keys", "split", "split_key", "split_seed", "fractions",
+    "class_ids", "sample_ids", "sample_percent", "keep_unpaired", "genes", "target_dim", "normalize_target",
+    "preparation",
+)  # fmt: skip
+"""Options of the tasks that change which samples are judged, or against what."""
+FIXED = (
+    "task", "experiment", "description", "seed", "train.monitor", "train.limit_batches",
+    *(f"options.{name}" for name in SAMPLES),
+)  # fmt: skip
 """Keys that change what is searched for, not how well it does."""
+LOSSES = tuple(
+    f"options.{name}"
+    for name in (
+        "loss_weights", "dice_weight", "class_weights", "model.model_type", "model.objective", "model.k_samples",
+        "model.bound_per_feature", "model.decoder_type", "model.max_beta", "model.max_tc_weight", "model.vq_beta",
+        "model.use_vampprior",
+    )
+)  # fmt: skip
+"""Keys that change what the loss is: the smallest weights would give the smallest loss."""
 
 
 class Suggests(Protocol):
@@ -133,6 +152,19 @@ class Space:
             raise UserError(f"{path}: holds no keys; write e.g. train.lr: {{low: 1.0e-5, high: 1.0e-2, log: true}}")
         return cls({str(key): _read_dimension(str(key), values, path) for key, values in content.items()})
 
+    def refuse_losses(self, path: Path) -> None:
+        """Refuse keys that change what the loss is, for a search for the smallest loss.
+
+        Raises:
+            UserError: There is one.
+        """
+        for key in self.dimensions:
+            if _touches(key, LOSSES):
+                raise UserError(
+                    f"{path}: {key}: changes what the loss is, and train.monitor = loss searches for the smallest; "
+                    "set train.monitor to a score, or set this key as an override"
+                )
+
     def draw(self, suggest: Suggests) -> list[str]:
         """Give what is proposed as overrides, `section.key=value`."""
         return [f"{key}={_as_yaml(one.draw(key, suggest))}" for key, one in self.dimensions.items()]
@@ -160,8 +192,13 @@ class First:
         return low
 
 
+def _touches(key: str, others: Sequence[str]) -> bool:
+    """Tell whether a key is one of others, a part of one, or holds one."""
+    return any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in others)
+
+
 def _read_dimension(key: str, values: Any, path: Path) -> Dimension:
-    if key in FIXED:
+    if _touches(key, FIXED):
         raise UserError(f"{path}: {key}: belongs to the question, not to the answer; set it as an override")
     if not isinstance(values, dict):
         raise UserError(f"{path}: {key} = {values!r}: give {{low, high}}, {{choices}} or {{repeat, choices}}")

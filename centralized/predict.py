@@ -1,5 +1,6 @@
 """Command line: python -m centralized predict RUN INPUT [INPUT ...] --out DIR."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -7,8 +8,10 @@ import typer
 
 from core.commands import one_line_errors
 from core.errors import UserError
+from core.files import atomic_folder
 from training.device import threads
-from training.trained import embedded, open_trained
+from training.task import Samples
+from training.trained import Trained, embedded, open_trained
 
 
 def predict(
@@ -24,8 +27,8 @@ def predict(
     What was fitted on training data (label map, scalers, features) comes from the run; data that does not fit it is
     refused. The training data may be gone.
 
-    Written are DIR/INPUT/predictions.csv, or what the task has in its place (of proteomics imputed.csv, latent.csv and
-    quality.csv), and with --embeddings embeddings.npy, [samples, width]. All files are named on the way.
+    Written into DIR/INPUT are the files of the task, named at the end (predictions.csv, where docs/experiments.md lists
+    no others), and with --embeddings embeddings.npy, [samples, width]. Where a sample cannot be used, none is written.
 
     Exit codes: 0 written, 2 input refused.
     """
@@ -33,14 +36,23 @@ def predict(
         folders = _folders(inputs, out)
         trained = open_trained(run, model, device)
         opened = {path: trained.inputs(path) for path in inputs}
-        with threads(trained.options.threads):
+        written: list[Path] = []
+        with threads(trained.options.threads), ExitStack() as stack:
             for path, samples in opened.items():
-                vectors = [folders[path] / "embeddings.npy"] if embeddings else []
-                answers = trained.answers(samples)
-                for file in vectors:
-                    answers = embedded(answers, file)
-                for file in [*trained.task.write_answers(answers, folders[path], trained.fitted), *vectors]:
-                    print(file)
+                folder = stack.enter_context(atomic_folder(folders[path]))
+                files = _written(trained, samples, folder, embeddings)
+                written += [folders[path] / file.relative_to(folder) for file in files]
+        for file in written:
+            print(file)
+
+
+def _written(trained: Trained, samples: Samples, folder: Path, embeddings: bool) -> list[Path]:
+    """Predict samples and write what comes of it into a folder; give the files."""
+    answers = trained.answers(samples)
+    vectors = [folder / "embeddings.npy"] if embeddings else []
+    for file in vectors:
+        answers = embedded(answers, file)
+    return [*trained.task.write_answers(answers, folder, trained.fitted, trained.scores), *vectors]
 
 
 def _folders(inputs: list[Path], out: Path) -> dict[Path, Path]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -20,7 +21,7 @@ from tasks.attention_unet import PIXEL, AttentionUNetTask, Channels
 from tests.commands import refused
 from tests.commands import run as command
 from tests.conftest import Finished
-from tests.rosette_runs import CLIENTS, CONFIG, SETTINGS, SMALL, STORED, open_task, run, tissue
+from tests.rosette_runs import CLIENTS, CONFIG, ROOT, SETTINGS, SMALL, STORED, open_task, run, tissue
 from training.config import experiment_names, load
 from training.loading import fetch
 from training.trained import open_trained
@@ -160,6 +161,7 @@ def test_new_images_are_predicted_as_the_run_predicted_them(
     tables = ["samples.csv", "rosettes.csv", "summary.json"]
     assert [Path(line).name for line in answer.stdout.splitlines()[-7:]] == [*tables, *images]
     assert sorted(path.name for path in folder.iterdir()) == sorted([*tables, *images])
+    assert ", ".join(f"`{name}`" for name in tables) in (ROOT / "docs" / "experiments.md").read_text()
     for name, outcome in zip(stored["sample"], stored["outcome"], strict=True):
         probability = tifffile.imread(folder / f"{name}_probability.tif")
         height, width = probability.shape
@@ -217,6 +219,21 @@ def test_new_images_that_cannot_be_used_are_refused(
     path.write_bytes(path.read_bytes()[:900])
     refused(predict(done.folder, new_images, *out), f"{path}: not a readable HDF5 file")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_image_that_breaks_on_the_way_leaves_nothing_behind(
+    done: Finished, new_images: Path, tmp_path: Path
+) -> None:
+    path = shutil.copy(min(new_images.iterdir()), new_images / "zz_bad.h5")
+    with h5py.File(path, "r+") as file:
+        labels = file.pop("segmentation_outlines")[...].astype(np.float32)
+        labels[0, 0] = np.nan
+        file["segmentation_outlines"] = labels
+    out = ["--out", str(tmp_path / "out")]
+    refused(predict(done.folder, new_images, *out), "zz_bad.h5: labels in segmentation_outlines holds NaN")
+    assert not list((tmp_path / "out").iterdir())
+    Path(path).unlink()
+    assert predict(done.folder, new_images, *out).exit_code == 0
 
 
 # The experiments

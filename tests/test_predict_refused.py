@@ -105,9 +105,15 @@ def test_what_breaks_on_the_way_leaves_nothing_behind(runs: Runs, tmp_path: Path
     (some / "8.jpg").write_bytes(whole[: len(whole) // 2])
     run, out = runs("image_expression", "centralized"), tmp_path / "out"
     refused(predict(run, some, "--out", out), "8.jpg: not a readable image (image file is truncated")
-    assert not [path for path in out.rglob("*") if path.is_file()]
+    assert not list(out.rglob("*"))
+    other = some / "7.jpg"
+    refused(predict(run, other, some, "--out", out), "8.jpg: not a readable image (image file is truncated")
+    assert not list(out.rglob("*")), "of several inputs all are written or none"
     (some / "8.jpg").write_bytes(whole)
-    assert predict(run, some, "--out", out).exit_code == 0
+    done = predict(run, other, some, "--out", out)
+    assert done.exit_code == 0
+    named = {Path(line) for line in done.stdout.splitlines()}
+    assert named == {out / name / "predictions.csv" for name in ("7", "some")} == set(out.rglob("*.*"))
 
 
 INPUTS = {"nicheformer": "held_out.h5ad", "vgg3d": "0001", "image_expression": "tiles"}
@@ -194,7 +200,8 @@ class TestRun:
         refused(predict(whole.folder, tmp_path, "--out", tmp_path / "out"), "task Points: takes no new data")
 
     def test_help_and_missing_arguments(self, run: Path) -> None:
-        assert "--embeddings" in command("centralized", "predict", "--help").stdout
+        said = " ".join(command("centralized", "predict", "--help").stdout.split())
+        assert "--embeddings" in said and "the files of the task" in said and "docs/experiments.md" in said
         shown = command("centralized", "--help").stdout
         assert "predict" in shown and "train" in shown
         assert predict(run).exit_code == 2

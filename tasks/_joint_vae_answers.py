@@ -11,8 +11,10 @@ from core.tables import write_table
 from datasets.proteomics_files import Matrix
 from datasets.proteomics_layout import PLATFORMS
 from models.imputation.quality import latent_log_likelihood, reconstruction_error, sample_table
+from models.joint_vae.base import OTHER, Platform
 from tasks._joint_vae_scaling import Scaling
 from training.loading import InMemory
+from training.sample_quality import limits
 from training.task import Answer
 
 Columns = dict[str, np.ndarray]
@@ -50,23 +52,28 @@ def prepared(matrix: Matrix, scaling: Scaling) -> InMemory:
     return InMemory({source: torch.from_numpy(scaled)}, names)
 
 
-def write_imputed(answers: Iterable[Answer], folder: Path, scaling: Scaling) -> list[Path]:
+def write_imputed(
+    answers: Iterable[Answer], folder: Path, scaling: Scaling, scores: Mapping[str, float | None]
+) -> list[Path]:
     """Write `imputed.csv` in original units, batch by batch; with a latent space `latent.csv` and `quality.csv`, too.
 
-    The quality of a sample is how badly its own platform is rebuilt, and how likely its latent position is.
+    The quality of a sample is how badly its own platform is rebuilt, and how likely its latent position is. Where both
+    are worse than the limits that the run found on its test samples, it is an anomaly; without limits nothing is.
 
     Raises:
         UserError: A prediction is no finite number; then nothing is written.
     """
     kept: list[Columns] = []
+    sources: set[str] = set()
 
     def rows() -> Iterator[Mapping[str, np.ndarray]]:
         for one in answers:
             names = np.asarray(one.names)
             imputed = _original(one, scaling)
-            _refuse_infinite(folder, one, imputed)
+            _refuse_infinite(one, imputed)
             if "embedding" in one.outputs:
                 kept.append({"sample": names, **_quality(one)})
+                sources.add(_source(one))
             yield {"sample": names, **imputed}
 
     written = [write_table(folder / "imputed.csv", rows())]
@@ -74,7 +81,8 @@ def write_imputed(answers: Iterable[Answer], folder: Path, scaling: Scaling) -> 
         return written
     joined = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
     latent = {f"latent_dim_{at + 1}": column for at, column in enumerate(joined["latent"].T)}
-    table = sample_table(joined["sample"].tolist(), joined["error"], joined["likelihood"])
+    thresholds = limits(scores, sources.pop(), joined["latent"].shape[1])
+    table = sample_table(joined["sample"].tolist(), joined["error"], joined["likelihood"], thresholds)
     quality = {str(name): table[name].to_numpy() for name in table.columns}
     return [
         *written,
@@ -97,21 +105,26 @@ def _platform(matrix: Matrix, scaling: Scaling) -> str:
     )
 
 
+def _source(one: Answer) -> Platform:
+    """Tell which platform new samples hold."""
+    return next(source for source, target in OTHER.items() if f"predicted_{target}" in one.outputs)
+
+
 def _original(one: Answer, scaling: Scaling) -> Columns:
     """Give predicted features in units of the data, by name."""
-    target = next(key for key in PLATFORMS if f"predicted_{key}" in one.outputs)
+    target = OTHER[_source(one)]
     values = scaling.of(target).inverse(one.outputs[f"predicted_{target}"].double().numpy())
     return dict(zip(scaling.of(target).features, values.T, strict=True))
 
 
-def _refuse_infinite(folder: Path, one: Answer, imputed: Columns) -> None:
+def _refuse_infinite(one: Answer, imputed: Columns) -> None:
     """Refuse samples of which a network makes no numbers, in scaled units or in those of the data."""
     told = {**imputed, **{name: values.numpy().reshape(len(one.names), -1) for name, values in one.outputs.items()}}
     for name, values in told.items():
         bad = np.flatnonzero(~np.isfinite(values.reshape(len(one.names), -1)).all(axis=1))
         if len(bad):
             raise UserError(
-                f"{folder.name}: sample {one.names[bad[0]]!r}: {name} is no finite number; check the units of this "
+                f"prediction of sample {one.names[bad[0]]!r}: {name} is no finite number; check the units of this "
                 "sample, and whether the training has come to an end"
             )
 

@@ -5,7 +5,7 @@ chosen by the truth. Images of one animal look alike, so clients and splits neve
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -182,7 +182,9 @@ class AttentionUNetTask(AttentionUNetOptions):
         assert isinstance(fitted, Channels)
         return new_images(path, use_intensity=fitted.use_intensity)
 
-    def write_answers(self, answers: Iterable[Answer], folder: Path, fitted: BaseModel) -> list[Path]:
+    def write_answers(
+        self, answers: Iterable[Answer], folder: Path, fitted: BaseModel, scores: Mapping[str, float | None]
+    ) -> list[Path]:
         """Write a probability map and numbered rosettes per image, and tables of images and of rosettes."""
         images = (
             (name, probability[0, : size[0], : size[1]].numpy(), labels[: size[0], : size[1]].numpy())

@@ -39,6 +39,7 @@ from tasks._joint_vae_scaling import (
 )
 from training.imputation import PARTS, ImputationScores, RankScores
 from training.loading import InMemory
+from training.sample_quality import QualityLimits
 from training.statistics import Statistics
 from training.task import Answer, Batch, ClientData, Loss, Samples, TableToTable
 
@@ -142,7 +143,9 @@ class JointVAETask(JointVAEOptions):
         network.advance(epoch, step)
 
     def forward(self, network: nn.Module, batch: Batch) -> Batch:
-        """Give the terms of the loss, and in evaluation reconstructions and predictions [B, D] of both platforms.
+        """Give the terms of the loss, and in evaluation what becomes of both platforms.
+
+        These are reconstructions and predictions [B, D], and positions in the latent space [B, L] where there is one.
 
         New data holds one platform only; then it is what is `predicted` of the other, and where the model type has a
         latent space the position in it as `embedding`.
@@ -150,7 +153,10 @@ class JointVAETask(JointVAEOptions):
         assert isinstance(network, CrossPlatformModel)
         if "has_a" not in batch:
             return impute(network, batch, self.n_samples, latent=not self.direct)
-        return learn(network, batch, () if network.training else self._parts)
+        if network.training:
+            return learn(network, batch, ())
+        latent = {} if self.direct else {f"latent_{key}": network.latent(batch[key], key)[0] for key in OTHER}
+        return {**learn(network, batch, self._parts), **latent}
 
     def loss(self, outputs: Batch, batch: Batch) -> Loss:
         """Give the loss that the network has computed."""
@@ -162,12 +168,13 @@ class JointVAETask(JointVAEOptions):
     # Measures
 
     def metrics(self, fitted: BaseModel) -> MetricCollection:
-        """Correlations by feature and by sample, R2 and errors, all in scaled units, for every type of model."""
+        """Correlations by feature and by sample, R2 and errors, in scaled units; limits of the quality of samples."""
         assert isinstance(fitted, Scaling)
         widths = len(fitted.a.features), len(fitted.b.features)
         metrics = {"scores": ImputationScores(*widths, self._parts)}
         ranks = {"ranks": RankScores(*widths)} if self.spearman else {}
-        return MetricCollection({**metrics, **ranks}, compute_groups=False)
+        limits = {} if self.direct else {"limits": QualityLimits()}
+        return MetricCollection({**metrics, **ranks, **limits}, compute_groups=False)
 
     def observe(self, metrics: MetricCollection, outputs: Batch, batch: Batch) -> None:
         """Add what a batch shows."""
@@ -200,10 +207,12 @@ class JointVAETask(JointVAEOptions):
         refuse_unlearned(path, fitted, self.preparation.normalization_scope)
         return prepared(read_matrix(path, wanted={*fitted.a.features, *fitted.b.features}), fitted)
 
-    def write_answers(self, answers: Iterable[Answer], folder: Path, fitted: BaseModel) -> list[Path]:
+    def write_answers(
+        self, answers: Iterable[Answer], folder: Path, fitted: BaseModel, scores: Mapping[str, float | None]
+    ) -> list[Path]:
         """Write `imputed.csv` in original units, and where there is a latent space `latent.csv` and `quality.csv`."""
         assert isinstance(fitted, Scaling)
-        return write_imputed(answers, folder, fitted)
+        return write_imputed(answers, folder, fitted, scores)
 
     def table_to_table(self, network: nn.Module, samples: Batch, fitted: BaseModel) -> TableToTable:
         """Give the map from the platform that new samples hold to the other, in scaled units."""

@@ -5,7 +5,7 @@ network trained on another problem (synapses of the fly), under a small new clas
 """
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -215,7 +215,9 @@ class VGG3DTask(VGG3DOptions):
         """Give predicted class, and probability of each class."""
         return class_columns(outputs["logits"].softmax(dim=1), self.classes(fitted))
 
-    def write_answers(self, answers: Iterable[Answer], folder: Path, fitted: BaseModel) -> list[Path]:
+    def write_answers(
+        self, answers: Iterable[Answer], folder: Path, fitted: BaseModel, scores: Mapping[str, float | None]
+    ) -> list[Path]:
         """Write a table of crops, and `nuclei.csv` of nuclei, each predicted by the mean over its crops."""
         means = UnitMeans()
 
@@ -224,7 +226,7 @@ class VGG3DTask(VGG3DOptions):
                 means.add([name.partition("/")[0] for name in one.names], one.outputs["logits"].softmax(dim=1))
                 yield one
 
-        tables = super().write_answers(noted(), folder, fitted)
+        tables = super().write_answers(noted(), folder, fitted, scores)
         nuclei = {"sample": np.asarray(list(means.counts)), "crops": np.asarray(list(means.counts.values()))}
         rows = {**nuclei, **class_columns(means.compute(), self.classes(fitted))}
         return [*tables, write_table(folder / "nuclei.csv", [rows])]

@@ -1,6 +1,7 @@
 """New samples that a network cannot answer for: it has not learned to, or they are not in its units."""
 
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,28 @@ def test_a_prediction_that_is_no_number_is_refused_and_nothing_written(hospitals
     outputs = {"predicted_b": torch.zeros(2, len(scaling.b.features))}
     outputs["predicted_b"][1, 3] = 2000.0  # Its exponential is beyond double precision.
     refused_error(
-        lambda: task.write_answers([Answer(["s", "t"], outputs)], tmp_path / "out", scaling),
-        "out: sample 't': aptamer_04 is no finite number",
+        lambda: task.write_answers([Answer(["s", "t"], outputs)], tmp_path / "out", scaling, {}),
+        "prediction of sample 't': aptamer_04 is no finite number",
     )
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_anomalies_are_judged_by_the_test_samples_of_the_run(hospitals: Path, tmp_path: Path) -> None:
+    """One sample alone can be one, and what its company is does not matter."""
+    done = run(tmp_path / "run", hospitals, "centralized", "train.lr=0.01")
+    (row,) = (row for row in done.json("eval_summary")["rows"] if row["data"] == "pooled")
+    limits = [row["metrics"][f"a_{kind}_limit"] for kind in ("error", "distance")]
+    table = pd.read_csv(hospitals / NORTH / "platform_a.csv").set_index(["sample", "donor"])
+    strange = table.iloc[:2].copy()
+    strange.iloc[1] = strange.iloc[1, ::-1].to_numpy() ** 2
+    flags = {}
+    for name, rows in (("both", strange), ("one", strange[1:])):
+        rows.to_csv(tmp_path / f"{name}.csv")
+        with warnings.catch_warnings(action="ignore"):
+            assert predict(done.folder, tmp_path / f"{name}.csv", "--out", tmp_path / "out").exit_code == 0
+        quality = pd.read_csv(tmp_path / "out" / name / "quality.csv").set_index("sample")
+        latent = pd.read_csv(tmp_path / "out" / name / "latent.csv").set_index("sample").loc[quality.index]
+        worse = quality["reconstruction_error"] > limits[0]
+        assert quality["anomaly"].tolist() == (worse & ((latent**2).sum(axis=1) > limits[1])).tolist()
+        flags[name] = quality["anomaly"][table.index[1][0]]
+    assert flags == {"both": True, "one": True}

@@ -19,7 +19,6 @@ from models.imputation.confidence import (
 from models.imputation.importance import METHODS, Method, attributions, baseline_row, importance
 from models.imputation.quality import (
     Thresholds,
-    anomalies,
     latent_log_likelihood,
     reconstruction_error,
     sample_table,
@@ -64,14 +63,10 @@ def residual(activation: nn.Module) -> Residual:
 
 
 def test_an_anomaly_is_badly_rebuilt_and_unlikely() -> None:
-    assert anomalies(ERROR, LIKELIHOOD).nonzero()[0].tolist() == [1]
-    assert anomalies(ERROR, LIKELIHOOD, quantile=0.5).nonzero()[0].tolist() == [1], "9 is badly rebuilt, but likely"
-    assert anomalies(ERROR, LIKELIHOOD, quantile=0.3).nonzero()[0].tolist() == [1, 5, 6, 9]
-    limits = Thresholds.fit(ERROR, LIKELIHOOD)
-    assert limits.reconstruction_error == pytest.approx(np.percentile(ERROR, 80))
-    new = limits.flag(np.array([0.83, 0.81, 0.83]), np.array([-9.5, -9.5, -2.0]))
-    assert new.tolist() == [True, False, False]
-    assert not anomalies(np.ones(5), np.ones(5)).any()
+    assert Thresholds(0.82, 3.6).flag(ERROR, LIKELIHOOD).nonzero()[0].tolist() == [1]
+    assert Thresholds(0.55, 1.75).flag(ERROR, LIKELIHOOD).nonzero()[0].tolist() == [1], "9 is badly rebuilt, but likely"
+    assert Thresholds(0.37, 1.27).flag(ERROR, LIKELIHOOD).nonzero()[0].tolist() == [1, 5, 6, 9]
+    assert not Thresholds(1.0, 1.0).flag(np.ones(5), -np.ones(5)).any()
 
 
 def test_likelihood_and_error_of_samples() -> None:
@@ -81,18 +76,21 @@ def test_likelihood_and_error_of_samples() -> None:
 
 
 def test_the_table_of_samples_starts_with_the_worst() -> None:
-    table = sample_table([f"S{number}" for number in range(10)], ERROR, LIKELIHOOD)
+    names = [f"S{number}" for number in range(10)]
+    table = sample_table(names, ERROR, LIKELIHOOD, Thresholds(0.82, 3.6))
     assert table["sample"].tolist()[:3] == ["S1", "S9", "S2"] and table["anomaly"].tolist() == [True] + [False] * 9
     row = table.iloc[0]
     assert row["error_percentile"] == 90 and row["unlikeliness_percentile"] == 90 and row["log_likelihood"] == -8
     strict = sample_table(["x"] * 10, ERROR, LIKELIHOOD, Thresholds(2.0, 0.0))
     assert not strict["anomaly"].any()
+    unjudged = sample_table(names, ERROR, LIKELIHOOD)
+    assert unjudged["sample"].tolist()[:3] == ["S9", "S1", "S2"] and "anomaly" not in unjudged
 
 
 def test_quality_of_what_does_not_fit_is_refused() -> None:
-    refused(lambda: anomalies(ERROR, LIKELIHOOD[:3]), "(10,) and (3,)")
-    refused(lambda: anomalies(ERROR, np.full(10, np.nan)), "10 log-likelihoods are missing")
-    refused(lambda: anomalies(ERROR, LIKELIHOOD, quantile=1.0), "quantile = 1.0")
+    limits = Thresholds(1.0, 1.0)
+    refused(lambda: limits.flag(ERROR, LIKELIHOOD[:3]), "(10,) and (3,)")
+    refused(lambda: limits.flag(ERROR, np.full(10, np.nan)), "10 log-likelihoods are missing")
     refused(lambda: sample_table(["a"], ERROR, LIKELIHOOD), "1 sample ids for 10")
 
 

@@ -1,6 +1,6 @@
 """A trained network, opened again from its run folder, and what it says of new data."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,8 @@ class Trained:
     fitted: BaseModel
     options: Train
     device: torch.device
+    scores: Mapping[str, float | None]
+    """What the run reports of it on the test samples of those it learned from; empty before the end of a run."""
 
     def inputs(self, path: Path) -> Samples:
         """Open new data, a file or folder, whose samples have names that differ.
@@ -139,7 +141,8 @@ def open_trained(folder: Path, model: str = "", device: str = "auto") -> Trained
         raise UserError(f"{path}: not the weights that the run has stored; restore the file, or train anew")
     load_state(network, state)
     target = choose_device(experiment.train.device)
-    return Trained(task, network.to(target).eval(), fitted, experiment.train, target)
+    scores = _scores(folder / "eval_summary.json", member)
+    return Trained(task, network.to(target).eval(), fitted, experiment.train, target, scores)
 
 
 def _count(batch: Batch) -> int:
@@ -163,6 +166,13 @@ def _member(folder: Path, model: str) -> str | None:
         choice = f"choose one of {', '.join(names)}" if names != [""] else "leave out --model, the run has one model"
         raise UserError(f"{folder}: --model {model!r}: no such model; {choice}")
     return model or names[0] or None
+
+
+def _scores(path: Path, member: str | None) -> dict[str, float | None]:
+    """Find the scores of a client's own model on its own samples, or of the one model of a run on all of them."""
+    rows = read_json(path)["rows"] if path.exists() else []
+    own = [row for row in rows if row["data"] == (member or "pooled") and row["model"] == (member or row["model"])]
+    return dict(own[0]["metrics"]) if own else {}
 
 
 def _read_fitted(path: Path, task: Task) -> BaseModel:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,22 +17,10 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Limits beyond which a sample is anomalous; fit them on training samples to judge new ones."""
+    """Limits beyond which a new sample is anomalous, from others that a network has not learned from."""
 
     reconstruction_error: float
     negative_log_likelihood: float
-
-    @classmethod
-    def fit(cls, reconstruction_error_N: Matrix, log_likelihood_N: Matrix, quantile: float = 0.8) -> Self:
-        """Take the quantiles of the error and of the negative log-likelihood.
-
-        Raises:
-            UserError: The quantile is not between 0 and 1, or values are missing or do not pair up.
-        """
-        if not 0 < quantile < 1:
-            raise UserError(f"quantile = {quantile}: must lie between 0 and 1")
-        error_N, unlikely_N = _paired(reconstruction_error_N, log_likelihood_N)
-        return cls(float(np.quantile(error_N, quantile)), float(np.quantile(unlikely_N, quantile)))
 
     def flag(self, reconstruction_error_N: Matrix, log_likelihood_N: Matrix) -> Flags:
         """Tell which samples lie above both limits, [N].
@@ -43,12 +30,6 @@ class Thresholds:
         """
         error_N, unlikely_N = _paired(reconstruction_error_N, log_likelihood_N)
         return np.asarray((error_N > self.reconstruction_error) & (unlikely_N > self.negative_log_likelihood))
-
-
-def anomalies(reconstruction_error_N: Matrix, log_likelihood_N: Matrix, quantile: float = 0.8) -> Flags:
-    """Flag samples whose error and negative log-likelihood both exceed their quantile among these very samples, [N]."""
-    thresholds = Thresholds.fit(reconstruction_error_N, log_likelihood_N, quantile)
-    return thresholds.flag(reconstruction_error_N, log_likelihood_N)
 
 
 def reconstruction_error(x_NI: Matrix, reconstructed_NI: Matrix) -> Matrix:
@@ -68,13 +49,13 @@ def sample_table(
     log_likelihood_N: Matrix,
     thresholds: Thresholds | None = None,
 ) -> pd.DataFrame:
-    """Give one row per sample, worst first: error and likelihood, the percentile of each, and whether it is flagged.
+    """Give one row per sample, worst first: error and likelihood, and the percentile of each among these samples.
 
     Args:
         samples: Ids of the samples.
         reconstruction_error_N: Mean squared error of each.
         log_likelihood_N: Log-likelihood of each.
-        thresholds: Limits; by default the 80th percentiles of these very samples.
+        thresholds: Limits from other samples; with these the column `anomaly` says which samples exceed both.
 
     Raises:
         UserError: Values are missing or do not pair up.
@@ -82,7 +63,6 @@ def sample_table(
     error_N, unlikely_N = _paired(reconstruction_error_N, log_likelihood_N)
     if len(samples) != len(error_N):
         raise UserError(f"quality: {len(samples)} sample ids for {len(error_N)} values; give one for each")
-    thresholds = thresholds or Thresholds.fit(error_N, -unlikely_N)
     table = pd.DataFrame(
         {
             "sample": list(samples),
@@ -90,10 +70,12 @@ def sample_table(
             "log_likelihood": -unlikely_N,
             "error_percentile": percentileofscore(error_N, error_N),
             "unlikeliness_percentile": percentileofscore(unlikely_N, unlikely_N),
-            "anomaly": thresholds.flag(error_N, -unlikely_N),
         }
     )
-    order = ["anomaly", "reconstruction_error"]
+    order = ["reconstruction_error"]
+    if thresholds is not None:
+        table["anomaly"] = thresholds.flag(error_N, -unlikely_N)
+        order.insert(0, "anomaly")
     return table.sort_values(order, ascending=False, kind="stable", ignore_index=True)
 
 

@@ -12,7 +12,7 @@ from datasets.unit_splits import check_fractions
 from models.joint_vae import CONFIGS, TYPES
 from models.joint_vae.options import Config
 from models.joint_vae.quantised import VectorQuantisedVAE
-from models.joint_vae.sections import choose
+from models.joint_vae.sections import choose, refuse_useless
 from models.joint_vae.unet import DirectMapping
 from tasks._placement_options import Partition, PlacementOptions
 from training.options import DataPath, Options
@@ -22,21 +22,6 @@ Baseline = Literal["ridge", "knn", "wnn"]
 DEFAULT = Steps()
 BLOCKS = ("model", "loss_weights", "training")
 WITHOUT_POSTERIOR = {VectorQuantisedVAE.model_type, DirectMapping.model_type}
-
-
-def refuse_useless(options: Options, useless: Mapping[str, tuple[bool, str]]) -> None:
-    """Refuse options that are set although others leave them without effect.
-
-    Args:
-        options: A section.
-        useless: Option -> whether it has no effect, and what would give it one.
-
-    Raises:
-        ValueError: One is set.
-    """
-    for name, (without_effect, remedy) in useless.items():
-        if without_effect and getattr(options, name) != type(options).model_fields[name].default:
-            raise ValueError(f"{name} has no effect here; {remedy}, or leave it out")
 
 
 class Preparation(Options):
@@ -132,6 +117,13 @@ class JointVAEOptions(PlacementOptions):
         except UserError as error:
             raise ValueError(str(error).removeprefix("fractions: ")) from None
         return fractions
+
+    @field_validator("compare_with")
+    @classmethod
+    def _each_method_once(cls, names: tuple[Baseline, ...]) -> tuple[Baseline, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("a method is named twice; name each once")
+        return names
 
     @model_validator(mode="before")
     @classmethod

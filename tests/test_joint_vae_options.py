@@ -61,6 +61,7 @@ def test_every_type_takes_the_shipped_config_and_has_the_parameters_of_the_refer
     assert sum(weight.numel() for weight in network.parameters()) == count
 
 
+WEIGHTS = ("reconstruction", "kl_divergence", "latent_alignment", "cross_reconstruction")
 REFUSALS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("joint_vaee", {}, ("model.model_type = 'joint_vaee'", "did you mean joint_vae?")),
     ("joint_vae", {"modle": {}}, ("modle: unknown key; did you mean model?",)),
@@ -93,6 +94,44 @@ REFUSALS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
         {"model": {"decoder_type": "made", "decoder": {"cross_loss": "both"}}},
         ("model.decoder.cross_loss = 'both': unknown; choose one of: sampled, teacher_forced",),
     ),
+    (
+        "joint_vae",
+        {"training": {"data_augmentation": {"gaussian_noise_std": 1}}},
+        ("gaussian_noise_std has no effect",),
+    ),
+    ("joint_vae", {"model": {"latent_dim": True}}, ("model.latent_dim = True: takes no true or false",)),
+    ("joint_vae", {"model": {"encoder_layers": [True]}}, ("model.encoder_layers = [True]: takes no true or false",)),
+    (
+        "joint_vae",
+        {"loss_weights": dict.fromkeys(WEIGHTS, 0)},
+        ("loss_weights.* = 0: without any weight nothing trains; raise one",),
+    ),
+    ("JointMM", {"loss_weights": {"mmvae_coherence": 1}}, ("mmvae_coherence has no effect here; set model.use_mmvae",)),
+    (
+        "JointMM",
+        {"model": {"objective": "moe"}, "loss_weights": {"cross_reconstruction": 7}},
+        ("loss_weights.cross_reconstruction has no effect here; set model.objective: joint",),
+    ),
+    ("JointVAEVampPrior", {"model": {"num_pseudoinputs": 7}}, ("model.num_pseudoinputs has no effect",)),
+    ("JointVAEVampPrior", {"model": {"train_pseudoinputs": True}}, ("model.train_pseudoinputs has no effect",)),
+    ("JointIWAE", {"model": {"k_samples": 1, "bound_per_feature": True}}, ("bound_per_feature has no effect",)),
+    (
+        "joint_vae_plus",
+        {"model": {"use_flows": False, "num_flows": 3}},
+        ("num_flows has no effect here; set use_flows",),
+    ),
+    ("joint_vae_plus", {"model": {"kl_schedule": "constant", "min_beta": 0.5}}, ("model.min_beta has no effect",)),
+    ("joint_vae_plus", {"model": {"kl_schedule": "linear", "kl_anneal_ratio": 1}}, ("kl_anneal_ratio has no effect",)),
+    ("joint_vae_plus", {"model": {"tc_anneal_length": 5}}, ("tc_anneal_length has no effect",)),
+    (
+        "joint_vae_plus",
+        {"model": {"max_tc_weight": 1}, "loss_weights": {"total_correlation": 2}},
+        ("loss_weights.total_correlation has no effect here; leave out model.max_tc_weight",),
+    ),
+    ("JointVQ", {"model": {"ema_decay": 0.5}}, ("model.ema_decay has no effect here; set codebook_update: ema",)),
+    ("res_unet", {"model": {"attention_heads": 3}}, ("model.attention_heads has no effect here; set use_attention",)),
+    ("generative_vae", {"loss_weights": {"adversarial": 3}}, ("loss_weights.adversarial has no effect",)),
+    ("generative_vae", {"model": {"decoder": {"kind": "gan"}}}, ("decoder.kind has no effect beside decoder_type",)),
     ("JointVQ", {"model": {"num_codebooks": 3}}, ("num_codebooks 3 does not divide latent_dim 128",)),
     ("res_unet", {"model": {"encoder_layers": []}}, ("model.encoder_layers = []", "at least 1")),
     ("res_unet", {"model": {"use_attention": True}}, ("model.attention_heads = 8", "attention_embed_dim")),
@@ -122,15 +161,30 @@ def test_numbers_may_be_text() -> None:
         ("JointIWAE", {"use_residual_blocks": True}, "use_residual_blocks: no effect"),
     ],
 )
-def test_options_without_effect_are_named_in_a_warning(model_type: str, model: dict[str, Any], said: str) -> None:
+def test_options_of_other_types_are_named_in_a_warning(model_type: str, model: dict[str, Any], said: str) -> None:
     with pytest.warns(UserWarning, match=said):
         build(model_type, 11, 9, {"model": model})
+
+
+def test_weights_that_a_bound_replaces_are_named_in_a_warning_once() -> None:
+    with pytest.warns(UserWarning, match="loss_weights.kl_divergence: no effect with model.k_samples above 1"):
+        options = build("JointIWAE", 11, 9, {"loss_weights": {"kl_divergence": 3}}).config
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert type(options).model_validate(options.model_dump()) == options
+
+
+def test_keys_of_the_reference_that_are_read_elsewhere_say_where() -> None:
+    said = "learning_rate, gradient_clip_val: not read here; set federation.rounds, train.lr, train.clip_grad_norm"
+    with pytest.warns(UserWarning, match=f"^max_epochs, {said}$"):
+        build("joint_vae", 11, 9, SHIPPED)
 
 
 def test_what_has_an_effect_is_taken_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        build("joint_vae", 11, 9, SHIPPED)
+        augmented = {"data_augmentation": SHIPPED["training"]["data_augmentation"]}
+        build("joint_vae", 11, 9, {**SHIPPED, "training": augmented})
 
 
 @pytest.mark.parametrize("name", CASES)

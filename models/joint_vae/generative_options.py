@@ -1,7 +1,7 @@
 """The configuration of generative_vae and its three kinds of decoder."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -14,7 +14,7 @@ ALIASES = {"ddpm": "diffusion", "made": "autoregressive"}
 class EncoderOptions(Hidden):
     """Both encoders."""
 
-    foreign = frozenset()
+    foreign: ClassVar[Mapping[str, str]] = {}
 
     hidden_dims: Widths = (512, 256, 128)
     """Widths of the hidden layers."""
@@ -82,7 +82,7 @@ DecoderOptions = DiffusionOptions | AutoregressiveOptions | AdversarialOptions
 class GenerativeModel(Section):
     """Architecture of generative_vae."""
 
-    foreign = frozenset({"model_type"})
+    foreign: ClassVar[Mapping[str, str]] = {"model_type": ""}
     idle = frozenset(
         {"encoder_layers", "decoder_layers", "activation", "dropout_rate", "batch_norm", "use_residual_blocks"}
     )
@@ -105,6 +105,9 @@ class GenerativeModel(Section):
         kind = given.get("decoder_type", "diffusion")
         kind = ALIASES.get(kind, kind) if isinstance(kind, str) else kind
         block = given.get("decoder", {})
+        told = block.get("kind", kind) if isinstance(block, Mapping) else kind
+        if ALIASES.get(told, told) != kind:
+            raise ValueError(f"decoder.kind has no effect beside decoder_type = {kind!r}; set decoder_type alone")
         block = {**block, "kind": kind} if isinstance(block, Mapping) else block
         return {**given, "decoder_type": kind, "decoder": block}
 
@@ -123,7 +126,7 @@ class GenerativeWeights(Weights):
     cross_reconstruction: Weight = 1.0
     """Of a platform from the other."""
     adversarial: Weight = 0.01
-    """Of the losses of generator and discriminator; without effect for other decoders."""
+    """Of the losses of generator and discriminator."""
 
 
 class GenerativeConfig(GaussianConfig):
@@ -131,3 +134,7 @@ class GenerativeConfig(GaussianConfig):
 
     model: GenerativeModel = GenerativeModel()
     loss_weights: GenerativeWeights = GenerativeWeights()
+
+    def useless(self) -> Mapping[str, tuple[bool, str]]:
+        """Only one decoder has an adversary."""
+        return {"loss_weights.adversarial": (self.model.decoder_type != "gan", "set model.decoder_type: gan")}

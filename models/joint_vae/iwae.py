@@ -1,17 +1,19 @@
 """JointIWAE: several draws per sample and the importance-weighted bound (Burda et al. 2016)."""
 
 import math
+import warnings
 from collections.abc import Mapping
+from typing import Self
 
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from models.joint_vae.base import Inputs, Platform, Tensors, mean_over
 from models.joint_vae.gaussian import GaussianVAE
 from models.joint_vae.gaussians import limited, log_normal
 from models.joint_vae.noise import Noise
-from models.joint_vae.options import GaussianConfig, Stack
+from models.joint_vae.options import BOUNDED, GaussianConfig, Stack, Weights
 
 
 class IWAEModel(Stack):
@@ -25,9 +27,26 @@ class IWAEModel(Stack):
 
 
 class IWAEConfig(GaussianConfig):
-    """Blocks of JointIWAE. Its reconstruction and kl_divergence weights count with one draw only."""
+    """Blocks of JointIWAE. Its reconstruction and kl_divergence weights count with one draw only.
+
+    The reference's own files set them beside several draws: there they are left out with a warning.
+    """
 
     model: IWAEModel = IWAEModel()
+
+    def useless(self) -> Mapping[str, tuple[bool, str]]:
+        """One draw has no bound of its own."""
+        return {"model.bound_per_feature": (self.model.k_samples == 1, "set model.k_samples above 1")}
+
+    @model_validator(mode="after")
+    def _bound_has_natural_weights(self) -> Self:
+        weights, fields = self.loss_weights, Weights.model_fields
+        idle = {name: fields[name].default for name in BOUNDED if getattr(weights, name) != fields[name].default}
+        if self.model.k_samples == 1 or not idle:
+            return self
+        names = ", ".join(f"loss_weights.{name}" for name in idle)
+        warnings.warn(f"{names}: no effect with model.k_samples above 1; leave it out", stacklevel=2)
+        return self.model_copy(update={"loss_weights": weights.model_copy(update=idle)})
 
 
 class IWAE(GaussianVAE):

@@ -4,9 +4,10 @@ Defaults are what the reference falls back to, else what it ships. Options that 
 off by default, so that weights and losses stay comparable; each says what it corrects.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from models.joint_vae.sections import Section
 
@@ -15,12 +16,14 @@ Alignment = Literal["mse", "kl_divergence", "mmd", "mmd_median"]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 Widths = tuple[PositiveInt, ...]
+BOUNDED = ("reconstruction", "kl_divergence")
+"""Weights of the terms whose place a bound takes."""
 
 
 class Hidden(Section):
     """What hidden layers look like."""
 
-    foreign = frozenset({"model_type"})
+    foreign: ClassVar[Mapping[str, str]] = {"model_type": ""}
 
     activation: Activation = "leaky_relu"
     """Non-linearity; leaky_relu has slope 0.2."""
@@ -48,8 +51,18 @@ class Stack(Layers):
     """Hidden widths of each decoder."""
 
 
-class Weights(Section):
+class Multipliers(Section):
     """What each term of the loss is multiplied by."""
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> Self:
+        if not any(value for value in self.model_dump().values() if not isinstance(value, str)):
+            raise ValueError("* = 0: without any weight nothing trains; raise one")
+        return self
+
+
+class Weights(Multipliers):
+    """The four terms of a Gaussian VAE."""
 
     idle = frozenset({"alignment_type"})
 
@@ -66,25 +79,23 @@ class Weights(Section):
 class Training(Section):
     """What of `training` concerns the network; the rest is the trainer's."""
 
-    foreign = frozenset(
-        {
-            "max_epochs",
-            "learning_rate",
-            "batch_size",
-            "optimizer",
-            "weight_decay",
-            "momentum",
-            "scheduler",
-            "scheduler_patience",
-            "scheduler_factor",
-            "min_lr",
-            "early_stopping_patience",
-            "gradient_clip_val",
-            "gradient_clip_algorithm",
-            "accumulate_grad_batches",
-            "seed",
-        }
-    )
+    foreign: ClassVar[Mapping[str, str]] = {
+        "max_epochs": "federation.rounds",
+        "learning_rate": "train.lr",
+        "batch_size": "train.batch_size",
+        "optimizer": "train.optimizer",
+        "weight_decay": "train.optimizer",
+        "momentum": "train.optimizer",
+        "scheduler": "train.schedule",
+        "scheduler_patience": "train.schedule",
+        "scheduler_factor": "train.schedule",
+        "min_lr": "train.schedule",
+        "early_stopping_patience": "train.early_stopping",
+        "gradient_clip_val": "train.clip_grad_norm",
+        "gradient_clip_algorithm": "train.clip_grad_norm",
+        "accumulate_grad_batches": "train.accumulate",
+        "seed": "seed at the top",
+    }
     idle = frozenset({"data_augmentation", "anneal_epochs"})
 
 
@@ -134,6 +145,10 @@ class Augmentation(Section):
     target: Literal["noisy", "clean"] = "noisy"
     """What the outputs are compared with; clean makes it a denoising model, the reference compares with noisy."""
 
+    def useless(self) -> Mapping[str, tuple[bool, str]]:
+        """Noise that is not added has no deviation."""
+        return dict.fromkeys(("gaussian_noise_std", "target"), (not self.enabled, "set enabled: true"))
+
 
 class JointVAETraining(Training):
     """What of `training` concerns joint_vae and JointMM."""
@@ -174,3 +189,11 @@ class JointMMConfig(JointVAEConfig):
 
     model: JointMMModel = JointMMModel()
     loss_weights: JointMMWeights = JointMMWeights()
+
+    def useless(self) -> Mapping[str, tuple[bool, str]]:
+        """Coherence is computed on request, and a bound has its terms' natural weights."""
+        replaced = self.model.objective == "moe", "set model.objective: joint"
+        return {
+            "loss_weights.mmvae_coherence": (not self.model.use_mmvae, "set model.use_mmvae: true"),
+            **dict.fromkeys((f"loss_weights.{name}" for name in ("cross_reconstruction", *BOUNDED)), replaced),
+        }

@@ -50,6 +50,19 @@ class PlusModel(Stack):
     clamp_tc_logvar: bool = False
     """Limit the log-variances in the total correlation, which overflows for very narrow posteriors."""
 
+    def useless(self) -> Mapping[str, tuple[bool, str]]:
+        """Flows and schedules are there on request."""
+        flows = not self.use_flows, "set use_flows: true"
+        schedule = self.kl_schedule == "constant", "set kl_schedule: cyclical"
+        cycle = self.kl_schedule != "cyclical", "set kl_schedule: cyclical"
+        tc = self.tc_anneal_schedule == "constant", "set tc_anneal_schedule: linear"
+        return {
+            **dict.fromkeys(("num_flows", "flow_determinant"), flows),
+            **dict.fromkeys(("kl_cycle_length", "min_beta"), schedule),
+            "kl_anneal_ratio": cycle,
+            "tc_anneal_length": tc,
+        }
+
 
 class PlusWeights(Weights):
     """Loss of joint_vae_plus."""
@@ -63,6 +76,11 @@ class PlusConfig(GaussianConfig):
 
     model: PlusModel = PlusModel()
     loss_weights: PlusWeights = PlusWeights()
+
+    def useless(self) -> Mapping[str, tuple[bool, str]]:
+        """The total correlation has one weight."""
+        given = self.model.max_tc_weight is not None, "leave out model.max_tc_weight"
+        return {"loss_weights.total_correlation": given}
 
 
 class PlanarFlow(nn.Module):

@@ -11,8 +11,7 @@ from torch.nn.functional import mse_loss
 from models.joint_vae.base import OTHER, CrossPlatformModel, Inputs, Platform, Tensors, errors, mean_over
 from models.joint_vae.layers import Chain, Style
 from models.joint_vae.noise import Noise
-from models.joint_vae.options import Config, Layers, Weight
-from models.joint_vae.sections import Section
+from models.joint_vae.options import Config, Layers, Multipliers, Weight
 
 FEWEST = 1e-5
 """Least count that a moving average keeps, so that its code does not drift."""
@@ -38,6 +37,10 @@ class VQModel(Layers):
     restart_after: int = Field(0, ge=0)
     """Batches without use after which a code moves to an encoding of the batch; 0 for never."""
 
+    def useless(self) -> Mapping[str, tuple[bool, str]]:
+        """Averages are kept on request."""
+        return {"ema_decay": (self.codebook_update != "ema", "set codebook_update: ema")}
+
     @model_validator(mode="after")
     def _parts_are_equal(self) -> Self:
         if self.latent_dim % self.num_codebooks:
@@ -45,7 +48,7 @@ class VQModel(Layers):
         return self
 
 
-class VQWeights(Section):
+class VQWeights(Multipliers):
     """Loss of JointVQ."""
 
     idle = frozenset({"kl_divergence", "alignment_type"})

@@ -12,8 +12,7 @@ from core.errors import UserError
 from models.joint_vae.base import OTHER, CrossPlatformModel, Inputs, Platform, Tensors, checked, errors
 from models.joint_vae.layers import ResidualBlock, Style
 from models.joint_vae.noise import Noise
-from models.joint_vae.options import Config, Hidden, JointVAEWeights, Weight, Widths
-from models.joint_vae.sections import Section
+from models.joint_vae.options import Config, Hidden, JointVAEWeights, Multipliers, Weight, Widths
 
 WIDEST_TOKEN = 128
 
@@ -34,8 +33,13 @@ class UNetModel(Hidden):
     attention_embed_dim: PositiveInt | None = None
     """Width of a feature's token; by default half the features, at most 128. The heads must divide it."""
 
+    def useless(self) -> Mapping[str, tuple[bool, str]]:
+        """Attention is there on request."""
+        given = not self.use_attention, "set use_attention: true"
+        return dict.fromkeys(("attention_heads", "attention_embed_dim"), given)
 
-class UNetWeights(Section):
+
+class UNetWeights(Multipliers):
     """Loss of res_unet."""
 
     idle = frozenset({*JointVAEWeights.model_fields})

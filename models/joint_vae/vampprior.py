@@ -23,6 +23,11 @@ class VampPriorModel(Stack):
     train_pseudoinputs: bool = False
     """Let pseudo-inputs learn; in the reference they never move from their random start."""
 
+    def useless(self) -> Mapping[str, tuple[bool, str]]:
+        """Pseudo-inputs make the prior on request."""
+        given = not self.use_vampprior, "set use_vampprior: true"
+        return dict.fromkeys(("num_pseudoinputs", "train_pseudoinputs"), given)
+
 
 class VampPriorWeights(Weights):
     """Loss of JointVAEVampPrior."""

@@ -1,6 +1,7 @@
 """One experiment, three settings, several seeds, one report: python compare.py CONFIG [section.key=value ...]."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from centralized.runner import execute
 from core.commands import one_line_errors
 from core.errors import UserError
 from core.files import read_json
+from core.locks import hold
 from fl.engines import Engine, check_federation, engine_function
 from reports.experiment_summary import summarise
 from reports.report import write_report
@@ -17,7 +19,7 @@ from training.config import Experiment
 from training.distributed import refuse_processes
 from training.matrix import Matrix, Place
 from training.request import Request
-from training.runs import EXIT_CODES, Run, Setting, check_name, default_name
+from training.runs import EXIT_CODES, Run, Setting, Status, check_name, default_name
 from training.session import conduct, task_stem
 
 SETTINGS: tuple[Setting, ...] = ("centralized", "local", "federated")
@@ -68,20 +70,27 @@ def main(
 def _compare(experiment: Experiment, folder: Path, seeds: list[int] | None, engine: Engine) -> int:
     """Conduct every setting and seed from wherever it stands, and report; give the worst exit code."""
     runs, worst = [], 0
+    lock = hold(folder)
     try:
         for seed in seeds or [experiment.seed]:
             for setting in SETTINGS:
-                run = _open(folder / f"{setting}-seed{seed}", experiment, seed, setting)
+                wanted = experiment.model_copy(update={"seed": seed})
+                run = Run.at(folder / f"{setting}-seed{seed}", wanted, setting)
                 runs.append(run.folder)
-                status = read_json(run.folder / "status.json")["status"]
-                if status not in EXIT_CODES:
-                    run.set_status("running")
-                    status = conduct(run, engine_function(engine) if setting == "federated" else execute)
-                worst = max(worst, EXIT_CODES[status])
+                worst = max(worst, _end(run, engine_function(engine) if setting == "federated" else execute))
     finally:
         if runs:
             print(f"report: {write_report(runs, folder)}")
+        lock.release()
     return worst
+
+
+def _end(run: Run, execution: Callable[[Run], Status]) -> int:
+    """Conduct a run to its end, where it has not come to that before; give its exit code."""
+    try:
+        return EXIT_CODES[conduct(run, execution)] if run.code is None else run.code
+    finally:
+        run.release()
 
 
 def _conduct_place(place: Place, matrix: Matrix, seeds: list[int] | None, engine: Engine) -> int:
@@ -116,21 +125,6 @@ def _known_folder(folder: Path) -> Path:
             f"{folder}: no comparison to resume, it holds no run folders; check the path or leave out --resume"
         )
     return folder
-
-
-def _open(folder: Path, experiment: Experiment, seed: int, setting: Setting) -> Run:
-    """Start a run, or reopen it where an interrupted comparison left it.
-
-    Raises:
-        UserError: What is there was made from another experiment.
-    """
-    wanted = experiment.model_copy(update={"seed": seed})
-    if not (folder / "status.json").exists():
-        return Run.create(folder, wanted, setting)
-    run = Run.attach(folder)
-    if run.experiment.digest != wanted.digest:
-        raise UserError(f"{folder}: made from another config; resume with the config and overrides it was started with")
-    return run
 
 
 def _spread_seeds(arguments: list[str]) -> list[str]:

@@ -14,12 +14,13 @@ import typer
 from centralized.runner import execute
 from core.commands import one_line_errors
 from core.errors import UserError, one_line
-from core.files import read_json, sha256_json, write_text
+from core.files import sha256_json, write_text
+from core.locks import Lock, hold
 from fl.engines import Engine, check_federation, engine_function
 from reports.search import draw_history, draw_importances, write_trials
 from training.config import Experiment, load, to_yaml
 from training.distributed import refuse_processes
-from training.runs import EXIT_CODES, Run, Setting, Status
+from training.runs import Run, Setting, Status
 from training.search import Ended, Objective, TrialStoppedError, objective, score
 from training.search_space import First, Space
 from training.session import task_stem
@@ -123,6 +124,7 @@ class _Tuning:
     search: "Search"
     objective: Objective
     prune: bool
+    lock: Lock
 
     @property
     def metric(self) -> str:
@@ -140,11 +142,11 @@ class _Tuning:
     def _conduct(self, trial: "Trial", overrides: Sequence[str]) -> None:
         run = None
         try:
-            run = self._open_run(self.folder / f"trial-{trial.number:03d}", self.source.experiment(overrides))
+            experiment = self.source.experiment(overrides)
+            run = _TrialRun.at(self.folder / f"trial-{trial.number:03d}", experiment, self.setting)
             if self.prune:
                 run.watch = lambda step: self._watch(trial, step)
-            if read_json(run.folder / "status.json")["status"] not in EXIT_CODES:
-                run.set_status("running")
+            if run.code is None:
                 self.execute(run)
             value = score(run, self.metric)
         except (Exception, KeyboardInterrupt) as error:
@@ -156,17 +158,9 @@ class _Tuning:
             end(trial, one_line(error))
         else:
             self.search.complete(trial, value)
-
-    def _open_run(self, folder: Path, experiment: Experiment) -> _TrialRun:
-        """Start the run of a trial, or reopen it where it was cut off."""
-        if not (folder / "status.json").exists():
-            run = _TrialRun.create(folder, experiment, self.setting)
-        else:
-            run = _TrialRun.attach(folder)
-        assert isinstance(run, _TrialRun)
-        if run.experiment.digest != experiment.digest:
-            raise UserError(f"{folder}: made from another config; remove this folder")
-        return run
+        finally:
+            if run:
+                run.release()
 
     def _watch(self, trial: "Trial", step: Mapping[str, Any]) -> None:
         pooled = step.get("val", {}).get("pooled")
@@ -239,9 +233,10 @@ def _open(
     }
     steps = base.federation.rounds if setting == "federated" else base.epochs
     folder = results / task_stem(base) / f"tune-{study}"
+    lock = hold(folder)
     search = search_class(folder, space, basis, seed, warmup=steps // 4)
     execution = engine_function(engine) if setting == "federated" else execute
-    return _Tuning(source, setting, execution, folder, search, sought, prune)
+    return _Tuning(source, setting, execution, folder, search, sought, prune, lock)
 
 
 def _search_class() -> "type[Search]":

@@ -14,6 +14,7 @@ from typing import Any
 
 from core.errors import UserError, one_line
 from core.files import make_folder, read_json, sha256_json, write_json
+from core.locks import FILE, Lock, hold, is_empty
 from training.config import Experiment
 from training.distributed import ALONE, Group
 from training.experiments import SUPERSEDED
@@ -35,6 +36,7 @@ class Place:
     folder: Path
     done: str = "not begun"
     code: int = 0
+    lock: Lock | None = None
 
     @property
     def name(self) -> str:
@@ -80,19 +82,24 @@ class Matrix:
     def claim(self, place: Place) -> None:
         """Make a place ready: what was made there on another basis moves aside, what is on this one stays.
 
+        This process then holds the place, until the experiment has been conducted.
+
         Raises:
-            UserError: The data cannot be used, or is not split as `split` says.
+            UserError: The data cannot be used, is not split as `split` says, or another process works in the place.
         """
         print(f"experiment {place.name}: {place.experiment.description or 'no description'}", flush=True)
         if self.split:
             check_split(self.split, place.experiment)
         basis = self._basis(place.experiment)
-        place.done = "run"
-        if place.folder.is_dir() and any(place.folder.iterdir()):
-            recorded = _recorded(place.folder)
-            place.done = "resumed" if recorded == basis else "run anew"
-            if recorded != basis:
-                print(f"config or data have changed; what was here is now {_move_aside(place.folder, recorded)}")
+        place.lock = hold(place.folder)
+        if is_empty(place.folder):
+            place.done = "run"
+            return
+        recorded = _recorded(place.folder)
+        place.done = "resumed" if recorded == basis else "run anew"
+        if recorded != basis:
+            print(f"config or data have changed; what was here is now {_move_aside(place.folder, recorded)}")
+            place.lock = hold(place.folder)
 
     def settle(self, place: Place) -> None:
         """Record in a place what it rests on."""
@@ -158,6 +165,9 @@ def _attempt(one: Callable[[Place], int], place: Place) -> int:
             traceback.print_exception(error)
         print(f"error: {one_line(error)}", file=sys.stderr)
         return exit_code_of(error)
+    finally:
+        if place.lock:
+            place.lock.release()
 
 
 def _recorded(folder: Path) -> dict[str, Any] | None:
@@ -167,7 +177,8 @@ def _recorded(folder: Path) -> dict[str, Any] | None:
 
 
 def _move_aside(folder: Path, recorded: dict[str, Any] | None) -> Path:
-    """Move a place to where it is kept; give the new path."""
+    """Move a place to where it is kept, unless a run of a comparison is at work in it; give the new path."""
+    locks = [hold(path.parent) for path in folder.rglob(FILE)]
     stem = f"{folder.name}-{str((recorded or {}).get('config', 'unknown'))[:8]}"
     kept = make_folder(folder.parent / SUPERSEDED)
     number = 1
@@ -175,7 +186,11 @@ def _move_aside(folder: Path, recorded: dict[str, Any] | None) -> Path:
     while target.exists():
         number += 1
         target = kept / f"{stem}-{number}"
-    return folder.rename(target)
+    folder.rename(target)
+    for lock in locks:
+        lock.path = target / lock.path.relative_to(folder)
+        lock.release()
+    return target
 
 
 def _data_digest(experiment: Experiment) -> str:

@@ -140,7 +140,10 @@ def answer(
             print(f"summary: {summarise(matrix.folder, matrix.done)}")
         return code
     run = request.run(setting, resumable, group)
-    status = conduct(run, execute)
-    if group.leads:
-        report(run.folder)
+    try:
+        status = conduct(run, execute)
+        if group.leads:
+            report(run.folder)
+    finally:
+        run.release()
     return EXIT_CODES[status]

@@ -12,14 +12,15 @@ import re
 import traceback
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel
 from torch import Tensor
 
 from core.errors import UserError, one_line
-from core.files import make_folder, read_json, write_json, write_text
+from core.files import read_json, write_json, write_text
+from core.locks import Lock, hold, is_empty
 from training import checkpoints
 from training.config import Experiment, load, to_yaml
 from training.parameters import weights_hash
@@ -38,60 +39,88 @@ class Run:
     """One task, one setting, one seed, one folder."""
 
     def __init__(self, folder: Path, experiment: Experiment, setting: Setting) -> None:
-        """Wrap a folder that exists; see `create` and `resume`."""
+        """Wrap a folder that exists; see `create`, `resume` and `attach`."""
         self.folder, self.experiment, self.setting = folder, experiment, setting
         self.failures: list[dict[str, Any]] = []
         self.history: list[dict[str, Any]] = []
         self.earlier_seconds = 0.0
+        self.lock: Lock | None = None
         self.scalars = Scalars(folder / "tensorboard") if experiment.train.tensorboard else None
 
     @classmethod
-    def create(cls, folder: Path, experiment: Experiment, setting: Setting) -> "Run":
-        """Start a run in a new folder.
+    def create(cls, folder: Path, experiment: Experiment, setting: Setting) -> Self:
+        """Start a run in a new folder, which this process then holds.
 
         Raises:
-            UserError: The folder exists, is a link, or cannot be written.
+            UserError: The folder exists, is a link, cannot be written, or another process starts a run in it.
         """
         _refuse_links(folder)
-        if folder.is_dir() and any(folder.iterdir()):
-            raise UserError(f"{folder}: this run folder exists; choose another --name, or go on with --resume {folder}")
+        _refuse_occupied(folder)
         run = cls(folder, experiment, setting)
-        make_folder(folder)
+        run.lock = hold(folder)
+        _refuse_occupied(folder)  # by a process that was faster
         write_text(folder / "config.yaml", f"# setting: {setting}\n{to_yaml(experiment)}")
         run.set_status("running")
         return run
 
     @classmethod
-    def resume(cls, folder: Path, settings: Collection[Setting]) -> "Run":
-        """Reopen a run that was cut off, with the config it was started with.
+    def resume(cls, folder: Path, settings: Collection[Setting]) -> Self:
+        """Reopen a run that was cut off, with the config it was started with; this process then holds its folder.
 
         Raises:
-            UserError: It is no run folder, of another setting, already complete, or holds links.
+            UserError: It is no run folder, of another setting, already complete, still running, or holds links.
         """
         _refuse_links(folder)
         if not (folder / "status.json").is_file():
             raise UserError(f"{folder}: no run folder, it holds no status.json; name one of results/<task>/")
+        lock = hold(folder)
         status = read_json(folder / "status.json")
         if not isinstance(status, dict) or not {"setting", "status"} <= status.keys():
             raise UserError(f"{folder / 'status.json'}: not written by a run; start a new run instead of --resume")
         if status["setting"] not in settings:
             raise UserError(f"{folder}: a {status['setting']} run; resume it with the command that started it")
-        if status["status"] in ("completed", "degraded"):
+        if status["status"] in EXIT_CODES:
             raise UserError(f"{folder}: this run is {status['status']}; there is nothing to resume")
         for half_written in folder.rglob(".*-????????.*"):  # by a process that was killed; see `core.files.atomic`
             half_written.unlink(missing_ok=True)
         run = cls.attach(folder)
+        run.lock = lock
         run.set_status("running")
         return run
 
     @classmethod
-    def attach(cls, folder: Path) -> "Run":
-        """Open a run folder that another process made."""
+    def attach(cls, folder: Path) -> Self:
+        """Open a run folder that another process holds, or a run that has ended."""
         run = cls(folder, load(folder / "config.yaml"), read_json(folder / "status.json")["setting"])
         if (folder / "history.json").exists():
             run.history = read_json(folder / "history.json")["steps"]
             run.earlier_seconds = sum(_seconds(step) for step in run.history)
         return run
+
+    @classmethod
+    def at(cls, folder: Path, experiment: Experiment, setting: Setting) -> Self:
+        """Open the run of an experiment in a folder: a new one, the one that was cut off there, or that has ended.
+
+        Raises:
+            UserError: What is there was made from another experiment, or another process works on it.
+        """
+        if not (folder / "status.json").exists():
+            return cls.create(folder, experiment, setting)
+        run = cls.attach(folder)
+        if run.experiment.digest != experiment.digest:
+            remedy = "go on with the config and overrides it was started with, or remove this folder"
+            raise UserError(f"{folder}: made from another config; {remedy}")
+        return run if run.code is not None else cls.resume(folder, (setting,))
+
+    @property
+    def code(self) -> int | None:
+        """Exit code of a run that has come to its end, None of any other."""
+        return EXIT_CODES.get(read_json(self.folder / "status.json")["status"])
+
+    def release(self) -> None:
+        """Let other processes write into the folder."""
+        if self.lock:
+            self.lock.release()
 
     def set_status(self, status: Status, error: str | None = None, exit_code: int | None = None) -> None:
         """Write status.json."""
@@ -290,6 +319,11 @@ def _refuse_links(folder: Path) -> None:
     for path in [folder, *(sorted(folder.iterdir()) if folder.is_dir() else [])]:
         if path.is_symlink():
             raise UserError(f"{path}: a link, and a run writes to files of its own; put what it points to in its place")
+
+
+def _refuse_occupied(folder: Path) -> None:
+    if not is_empty(folder):
+        raise UserError(f"{folder}: this run folder exists; choose another --name, or go on with --resume {folder}")
 
 
 def _seconds(step: Mapping[str, Any]) -> float:

@@ -19,9 +19,11 @@ def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success sync it and rename it to `path`, else remove it.
 
     Raises:
-        UserError: The folder cannot be written to.
+        UserError: The folder cannot be written to, or `path` is a folder itself.
     """
     make_folder(path.parent)
+    if path.is_dir():
+        raise UserError(f"{path}: a folder, and a file is to be written there; name a file or remove the folder")
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     except OSError as error:

@@ -29,8 +29,10 @@ def write_split(path: Path, experiment: Experiment, config: str) -> str:
         The SHA-256, the one that manifests of runs on this split carry.
 
     Raises:
-        UserError: The data cannot be used, a unit stands in two places, or the task names none.
+        UserError: The data cannot be used, a unit stands in two places, the task names none, or something else than
+            an earlier split of this task is where it would go.
     """
+    _check_target(path, experiment.task)
     task = experiment.build_task()
     clients = check_names(task.clients(), str(task.data))
     members = members_of(task, clients)
@@ -67,6 +69,21 @@ def check_split(path: Path, experiment: Experiment) -> None:
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
         remedy = f"restore data and options, or make the file anew with {COMMAND}"
         raise UserError(f"{path}: the data splits otherwise now: {differences[0]}{more}; {remedy}")
+
+
+def _check_target(path: Path, task: str) -> None:
+    """Make sure that nothing is lost where a split is written: what a run, a person or another task has put there."""
+    if path.suffix != ".json" or path.is_dir():
+        raise UserError(f"--out {path}: not the name of a JSON file; name one, such as split.json")
+    if not path.exists():
+        return
+    content = read_json(path)
+    if not isinstance(content, dict) or not {"split_sha256", "samples_per_client"} <= content.keys():
+        raise UserError(f"--out {path}: holds something else than a split; choose another file or remove it")
+    if content.get("task") != task:
+        raise UserError(
+            f"--out {path}: holds a split of task {content.get('task')!r}; choose another file or remove it"
+        )
 
 
 def _read_split(path: Path) -> Members:

@@ -77,6 +77,8 @@ class _Runner:
             member = self.member(name, clients)
             if not outcomes:
                 announce(self.run, self.task, member.network, self.descriptions)
+                if self.run.setting == "centralized":  # Before training, so that what they refuse costs nothing.
+                    self.run.write_baselines(baseline_rows(self.task, member.fitted, member.data, member.held_out))
             outcomes[name] = member.train()
             scored = self.score(member)
             rows += [row(name, data, metrics) for data, metrics in scored.items()]
@@ -85,8 +87,6 @@ class _Runner:
         pooled = merged(self.task, fitted, own)
         rows.append(row(self.run.setting, "pooled", pooled))
         self.run.write_evaluation(rows, summary_head(self.experiment, self.task, fitted, self.clients, pooled))
-        if self.run.setting == "centralized":
-            self.run.write_baselines(baseline_rows(self.task, fitted, member.data, member.held_out))
         self.run.write_summary(self.task.primary, {name: outcome.selected for name, outcome in outcomes.items()})
         held_out = scored["held_out"].count if "held_out" in scored else None
         self.run.write_manifest(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from core.errors import UserError
 from models.imputation import baseline
 from models.imputation.knn import Knn, Neighbourhood
 from models.imputation.ridge import Ridge
@@ -32,13 +33,23 @@ def fit_baselines(names: tuple[Baseline, ...], train: Samples) -> Mapping[str, C
 
     Returns:
         Name -> `cross_a` and `cross_b` of a batch.
+
+    Raises:
+        UserError: There are too few samples on both platforms.
     """
     if not names:
         return {}
     batch = fetch(train, range(len(train)))
     paired = batch["has_a"] & batch["has_b"]
+    if not paired.any():
+        raise UserError(
+            f"options.compare_with = {', '.join(names)}: no train sample is on both platforms, and these methods learn "
+            "from pairs; leave them out"
+        )
     a, b = (batch[platform][paired].double().numpy() for platform in "ab")
-    return {name: _predictor(MAKERS[name]().fit(a, b)) for name in names}
+    units = getattr(train, "units", None)
+    own = None if units is None else [unit for unit, pair in zip(units, paired.tolist(), strict=True) if pair]
+    return {name: _predictor(MAKERS[name]().fit(a, b, own)) for name in names}
 
 
 def _predictor(method: baseline.Baseline) -> Callable[[Batch], Batch]:

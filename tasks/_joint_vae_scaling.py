@@ -4,6 +4,7 @@ First clients name their features, so that all use those they share, and count t
 and give extremes; then they sum up distances from the centre that these give.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -56,6 +57,16 @@ def contents(own: Mapping[str, tuple[str, ...]], train_pairs: int) -> Statistics
 def learned_from(scaling: Scaling, own: Statistics) -> Scaling:
     """Note on what a network learns, from the first pass of the clients that it learns from, merged."""
     return scaling.model_copy(update=own.counts[LEARNED])
+
+
+def warn_without_pairs(everyone: Statistics, data: str) -> None:
+    """Warn where the train samples of all clients hold no pair."""
+    if not everyone.counts[LEARNED]["pairs"]:
+        warnings.warn(
+            f"{data}: no client has a train sample on both platforms, so that neither is learned from the other and "
+            "scores across are undefined",
+            stacklevel=2,
+        )
 
 
 def agreed_features(known: Statistics, visible: Features) -> Features:

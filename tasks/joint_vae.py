@@ -36,6 +36,7 @@ from tasks._joint_vae_scaling import (
     learned_from,
     passed,
     read_scaling,
+    warn_without_pairs,
 )
 from training.imputation import PARTS, ImputationScores, RankScores
 from training.loading import InMemory
@@ -83,9 +84,12 @@ class JointVAETask(JointVAEOptions):
     def fit(self, own: Statistics, everyone: Statistics) -> Scaling:
         """Take the features from everyone, fill, logarithm and scaling from the own train samples.
 
+        Warns where nobody holds a pair.
+
         Raises:
             UserError: Nobody has one of the platforms, or a given scaling has other features.
         """
+        warn_without_pairs(everyone, str(self.data))
         return learned_from(self._scaling(own, everyone), own)
 
     def client_data(self, client: str, fitted: BaseModel) -> ClientData:

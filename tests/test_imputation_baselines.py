@@ -9,8 +9,8 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import LeaveOneOut, PredefinedSplit, cross_val_predict
 from sklearn.neighbors import KNeighborsRegressor
 
-from core.randomness import generator
 from models.imputation.baseline import Baseline
+from models.imputation.folds import numbered, unit_folds
 from models.imputation.knn import Kernel, Knn, Neighbourhood, cross_validate, grid, kernel_weights
 from models.imputation.ridge import Ridge
 from models.imputation.wnn import Wnn, bandwidths, gaussian_mean, neighbour_graph, strongest
@@ -64,9 +64,9 @@ def test_a_relative_bandwidth_knows_no_unit(kernel: Kernel) -> None:
 
 
 def test_cross_validation_is_that_of_scikit_learn() -> None:
-    order = generator(7, "knn folds").permutation(len(TRAIN_A))
+    folds = unit_folds(numbered(None, len(TRAIN_A)), 5, 7)
     fold = np.empty(len(TRAIN_A), int)
-    for number, left_out in enumerate(np.array_split(order, 5)):
+    for number, left_out in enumerate(folds):
         fold[left_out] = number
     candidates = [Neighbourhood(4, "uniform"), Neighbourhood(9, "uniform"), Neighbourhood(6, "distance")]
     expected = []
@@ -74,7 +74,7 @@ def test_cross_validation_is_that_of_scikit_learn() -> None:
         model = KNeighborsRegressor(one.k, weights=one.kernel)
         predicted = cross_val_predict(model, TRAIN_A, TRAIN_B, cv=PredefinedSplit(fold))
         expected.append(r2_score(TRAIN_B.ravel(), predicted.ravel()))
-    np.testing.assert_allclose(cross_validate(TRAIN_A, TRAIN_B, candidates, seed=7), expected, atol=1e-9)
+    np.testing.assert_allclose(cross_validate(TRAIN_A, TRAIN_B, candidates, folds), expected, atol=1e-9)
 
 
 def test_the_best_neighbourhood_is_chosen_for_each_direction() -> None:
@@ -87,6 +87,26 @@ def test_the_best_neighbourhood_is_chosen_for_each_direction() -> None:
     assert again.scores == knn.scores and again.chosen == knn.chosen
     alone = Knn([knn.chosen["a"]]).fit(TRAIN_A, TRAIN_B)
     np.testing.assert_array_equal(alone.impute(TEST["a"], "a", "b"), knn.impute(TEST["a"], "a", "b"))
+
+
+def test_a_unit_is_never_on_both_sides_of_a_fold() -> None:
+    names = [f"donor {number // 4}" for number in range(18)]
+    folds = unit_folds(numbered(names, 18), 3, 7)
+    assert sorted(np.concatenate(folds).tolist()) == list(range(18)) and len(folds) == 3
+    owners = [{names[row] for row in fold} for fold in folds]
+    assert sum(map(len, owners)) == len(set.union(*owners)) == 5
+
+
+def test_repeats_of_a_donor_do_not_choose_themselves() -> None:
+    """Four equal samples per donor, and nothing to learn: among repeats the smallest neighbourhood would seem best."""
+    random = np.random.default_rng(0)
+    donors = [(random.normal(size=5), random.normal(size=4)) for _ in range(30)]
+    a, b = (np.repeat(np.stack([donor[place] for donor in donors]), 4, axis=0) for place in (0, 1))
+    units = [f"donor {number // 4}" for number in range(120)]
+    candidates = [Neighbourhood(3), Neighbourhood(80)]
+    alone, grouped = (Knn(candidates).fit(a, b, one) for one in (None, units))
+    assert {alone.chosen[p].k for p in ("a", "b")} == {3} and {grouped.chosen[p].k for p in ("a", "b")} == {80}
+    assert Ridge().fit(a, b, units).chosen["a"] > Ridge().fit(a, b).chosen["a"]
 
 
 def test_the_whole_grid() -> None:

@@ -1,13 +1,14 @@
 """What the baselines of imputation share: fit on samples measured on both platforms, impute one from the other."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from core.errors import UserError
+from models.imputation.folds import numbered
 
 Platform = Literal["a", "b"]
 Matrix = npt.NDArray[np.float64]
@@ -30,12 +31,14 @@ class Baseline(ABC):
     name: ClassVar[str]
     """What reports call it."""
 
-    def fit(self, train_a: npt.ArrayLike, train_b: npt.ArrayLike) -> Self:
+    def fit(self, train_a: npt.ArrayLike, train_b: npt.ArrayLike, units: Sequence[str] | None = None) -> Self:
         """Fit both directions.
 
         Args:
             train_a: Training samples on platform A, [N, features of A].
             train_b: The same samples, in the same order, on platform B, [N, features of B].
+            units: Biological unit of each sample, which no choice by cross-validation takes apart; by default each is
+                its own.
 
         Raises:
             UserError: The rows do not pair up, or a value is missing or infinite.
@@ -44,6 +47,7 @@ class Baseline(ABC):
         if len(train["a"]) != len(train["b"]):
             sizes = f"{len(train['a'])} training samples on platform a, {len(train['b'])} on b"
             raise UserError(f"{self.name}: {sizes}; give the samples measured on both, in one order")
+        self._units_N = numbered(units, len(train["a"]))
         self._widths = {platform: values.shape[1] for platform, values in train.items()}
         self._regressors = self._fit(train)
         return self

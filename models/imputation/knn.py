@@ -7,9 +7,9 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 
 from core.errors import UserError
-from core.randomness import generator
 from models.imputation.baseline import Baseline, Matrix, Platform, Regressor, directions
-from models.imputation.neighbours import nearest, weighted_mean
+from models.imputation.folds import unit_folds
+from models.imputation.neighbours import Indices, nearest, weighted_mean
 
 Kernel = Literal["uniform", "distance", "gaussian", "exponential", "tricube", "epanechnikov", "polynomial"]
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
@@ -108,13 +108,11 @@ class NeighbourMean:
         return weighted_mean(self.neighbourhood.weights(distances_MK), indices_MK, self.train_NO)
 
 
-def cross_validate(
-    x_NI: Matrix, y_NO: Matrix, candidates: Sequence[Neighbourhood], folds: int = 5, seed: int = 42
-) -> Matrix:
-    """Give the R2 of each candidate over all left-out values at once; the folds depend on the seed alone."""
+def cross_validate(x_NI: Matrix, y_NO: Matrix, candidates: Sequence[Neighbourhood], folds: Sequence[Indices]) -> Matrix:
+    """Give the R2 of each candidate over all left-out values at once; `folds` are the rows that are left out."""
     largest = max(candidate.k for candidate in candidates)
     squares = np.zeros(len(candidates))
-    for left_out in np.array_split(generator(seed, "knn folds").permutation(len(x_NI)), folds):
+    for left_out in folds:
         kept = np.setdiff1d(np.arange(len(x_NI)), left_out)
         distances, indices = nearest(x_NI[kept], x_NI[left_out], largest)
         for number, candidate in enumerate(candidates):
@@ -147,13 +145,16 @@ class Knn(Baseline):
         return {source: NeighbourMean(self.chosen[source], *pair) for source, pair in directions(train).items()}
 
     def _choose(self, source: Platform, x_NI: Matrix, y_NO: Matrix) -> Neighbourhood:
-        choice = len(self.candidates) > 1
-        rows = len(x_NI) - -(-len(x_NI) // self.folds) if choice else len(x_NI)
+        folds = unit_folds(self._units_N, self.folds, self.seed)
+        rows = len(x_NI) - (max(map(len, folds)) if len(self.candidates) > 1 else 0)
         possible = [candidate for candidate in self.candidates if candidate.k <= rows]
         if not possible:
-            raise UserError(f"knn.k: no candidate has at most {rows} neighbours, as many as there are training samples")
+            raise UserError(
+                f"knn.k: no candidate has at most {rows} neighbours, as many as there are training samples; give more "
+                "of them, or leave this method out"
+            )
         if len(possible) > 1:
-            scores = cross_validate(x_NI, y_NO, possible, self.folds, self.seed)
+            scores = cross_validate(x_NI, y_NO, possible, folds)
             self.scores[source] = dict(zip(possible, scores.tolist(), strict=True))
             return possible[int(scores.argmax())]
         return possible[0]

@@ -42,6 +42,12 @@ class Pool:
         back = torch.from_numpy(np.argsort(np.concatenate(order)))
         return {key: torch.cat([batch[key] for batch in batches])[back] for key in batches[0]}
 
+    @property
+    def units(self) -> list[str] | None:
+        """Biological unit of each sample, where all parts name them."""
+        each = [units for part in self.parts if (units := getattr(part, "units", None)) is not None]
+        return [unit for units in each for unit in units] if len(each) == len(self.parts) else None
+
     def reseed(self, seed: int) -> None:
         """Pass the epoch's seed on to the parts that augment."""
         for part in self.parts:

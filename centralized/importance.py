@@ -1,23 +1,21 @@
 """Command line: python -m centralized importance RUN INPUT --out DIR."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 
 from core.commands import one_line_errors
 from core.errors import UserError
 from core.progress import bar
 from core.tables import write_table
-from models.imputation.importance import OUTPUTS_AT_ONCE, Method, attributions, baseline_row, median_size
+from models.imputation.importance import importance as attribute
 from training.device import threads
 from training.loading import fetch
-from training.task import TableToTable
 from training.trained import open_trained
 
 
@@ -68,8 +66,15 @@ def importance(
         batch = {key: value.to(trained.device) for key, value in fetch(samples, range(len(samples))).items()}
         table = trained.task.table_to_table(trained.network, batch, trained.fitted)
         chosen = _places(table.outputs, outputs or [])
+        table.network.requires_grad_(False)
+
+        def watch(blocks: Sequence[Any]) -> Iterator[Any]:
+            return bar(blocks, len(blocks), "importance")
+
         with threads(trained.options.threads):
-            found = _attributed(table, chosen, method.value, baseline.value, steps, seed)
+            found = attribute(
+                table.network, table.values, method.value, baseline.value, steps, seed, chosen, watch
+            ).numpy()
         columns = {table.outputs[place]: found[:, at] for at, place in enumerate(chosen)}
         print(write_table(path, [{"input": np.asarray(table.inputs), **columns}]))
 
@@ -81,22 +86,3 @@ def _places(names: Sequence[str], asked: Sequence[str]) -> list[int]:
             like = difflib.get_close_matches(name, names, n=1) or names[:1]
             raise UserError(f"--outputs {name!r}: no output of the network; its {len(names)} have names like {like[0]}")
     return [names.index(name) for name in dict.fromkeys(asked or names)]
-
-
-def _attributed(
-    table: TableToTable,
-    places: Sequence[int],
-    method: Method,
-    baseline: Literal["zero", "mean"],
-    steps: int,
-    seed: int,
-) -> np.ndarray:
-    """Give the median over samples of the absolute attribution, [inputs, outputs], some outputs at a time."""
-    table.network.requires_grad_(False)
-    row = baseline_row(table.values, baseline)
-    blocks = [places[start : start + OUTPUTS_AT_ONCE] for start in range(0, len(places), OUTPUTS_AT_ONCE)]
-    parts = [
-        median_size(attributions(table.network, table.values, row, block, method, steps, seed))
-        for block in bar(blocks, len(blocks), "importance")
-    ]
-    return torch.cat(parts, dim=1).numpy()

@@ -114,3 +114,37 @@ def test_a_task_without_tables_is_refused() -> None:
     refused(
         lambda: task.table_to_table(torch.nn.Identity(), {}, task.Fitted(mean=[], deviation=[])), "Points", "no table"
     )
+
+
+def test_attributions_that_do_not_add_up_are_told_with_the_figure() -> None:
+    def jumps(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([(x.sum(1) > 0).to(x) + 0 * x.sum(1)], dim=1)
+
+    x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="integrated_gradients miss the change of an output by 0.[0-9]+ on average"):
+        importance(jumps, x)
+
+
+def test_a_single_sample_is_not_compared_with_its_own_mean() -> None:
+    x = torch.ones(1, 4)
+    refused(lambda: importance(lambda rows: rows, x, baseline="mean"), "a single sample is its own mean")
+
+
+def test_a_deep_network_takes_fewer_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    weight = torch.randn(4, 4, generator=torch.Generator().manual_seed(0)) / 4
+
+    def deep(x: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x) if x.requires_grad else 0)
+        for _ in range(50):
+            x = torch.tanh(x @ weight + x)
+        return x
+
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+    whole = importance(deep, x, steps=5)
+    assert max(sizes) == 30
+    sizes.clear()
+    monkeypatch.setattr("models.imputation.importance.GRAPH_BYTES", 50 * 4 * 4 * 2 * 8)
+    parts = importance(deep, x, steps=5)
+    assert 2 <= max(sizes) <= 16
+    torch.testing.assert_close(parts, whole)

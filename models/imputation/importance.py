@@ -4,7 +4,8 @@ A graph is built once for a block of samples and serves many outputs, where attr
 for each output. Rows must be independent of each other: put the network in evaluation mode.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -32,7 +33,12 @@ ELEMENTWISE = (
 )
 SMALLEST_STEP = 1e-6
 COMPLETENESS = 1e-3
+"""Largest error of DeepLIFT's sum, which is exact where its rule holds."""
+INCOMPLETE = 0.1
+"""Share of the mean change of an output from which on sums that miss it are worth a warning."""
 ROWS_AT_ONCE = 4096
+GRAPH_BYTES = 1 << 30
+"""What the graph of the rows at once may hold: a network that calls itself a thousand times takes fewer rows."""
 OUTPUTS_AT_ONCE = 16
 
 
@@ -43,8 +49,12 @@ def importance(
     baseline: Literal["zero", "mean"] | Tensor = "zero",
     steps: int = 50,
     seed: int = 42,
+    outputs: Sequence[int] | None = None,
+    watch: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> Tensor:
     """Give the median over samples of the absolute attribution, [I, O].
+
+    Warns where the attributions of a sample do not about add up to the change of the output.
 
     Args:
         impute: Gives [M, O] for [M, I]; for DeepLIFT a module whose activations are modules, too.
@@ -55,26 +65,44 @@ def importance(
         baseline: What a sample is compared with: zero, the mean of the samples, or a row [I].
         steps: Points on the way from baseline to sample; DeepLIFT needs none.
         seed: For the points of `gradient_shap`.
+        outputs: Those wanted; by default all.
+        watch: Wraps the blocks of outputs, such as in a progress bar.
 
     Raises:
         UserError: The method or baseline is unknown, there are no steps, or DeepLIFT does not suit the network.
     """
     x_NI = x_NI.detach()
     baseline_I = baseline_row(x_NI, baseline)
-    outputs = range(impute(baseline_I[None]).shape[1])
-    blocks = []
-    for first in range(0, len(outputs), OUTPUTS_AT_ONCE):
-        block = outputs[first : first + OUTPUTS_AT_ONCE]
-        blocks.append(median_size(attributions(impute, x_NI, baseline_I, block, method, steps, seed)))
-    return torch.cat(blocks, dim=1)
+    with torch.no_grad():
+        change_NO = impute(x_NI) - impute(baseline_I[None])
+    outputs = range(change_NO.shape[1]) if outputs is None else outputs
+    medians, missed = [], []
+    for block in watch([outputs[start : start + OUTPUTS_AT_ONCE] for start in range(0, len(outputs), OUTPUTS_AT_ONCE)]):
+        found = attributions(impute, x_NI, baseline_I, block, method, steps, seed)
+        missed.append((found.sum(1) - change_NO[:, list(block)]).abs())
+        medians.append(median_size(found))
+    _warn_incomplete(method, torch.cat(missed, dim=1), change_NO[:, list(outputs)])
+    return torch.cat(medians, dim=1)
+
+
+def _warn_incomplete(method: Method, missed_NO: Tensor, change_NO: Tensor) -> None:
+    missed, change = float(missed_NO.mean()), float(change_NO.abs().mean())
+    if missed > INCOMPLETE * change:
+        warnings.warn(
+            f"importance: attributions by {method} miss the change of an output by {missed:.2g} on average, where the "
+            f"change is {change:.2g}; take more steps, or do not rely on them for a network whose output jumps",
+            stacklevel=3,
+        )
 
 
 def baseline_row(x_NI: Tensor, baseline: Literal["zero", "mean"] | Tensor) -> Tensor:
     """Give the row that samples are compared with, [I].
 
     Raises:
-        UserError: It is neither known by name nor a row of as many features.
+        UserError: It is neither known by name nor a row of as many features, or the mean of a single sample.
     """
+    if isinstance(baseline, str) and baseline == "mean" and len(x_NI) == 1:
+        raise UserError("importance_baseline = 'mean': a single sample is its own mean; give more samples, or zero")
     if isinstance(baseline, Tensor) and baseline.shape == x_NI.shape[1:]:
         return baseline.to(x_NI)
     if isinstance(baseline, str) and baseline in ("zero", "mean"):
@@ -101,9 +129,10 @@ def attributions(
         raise UserError(f"importance_method = {method!r}: unknown; choose one of {', '.join(METHODS)}")
     if steps < 1:
         raise UserError(f"importance_steps = {steps}: must be positive")
+    at_once = _rows_at_once(impute, baseline_I)
     if method == "deeplift":
-        parts = [_deeplift(impute, rows_MI, baseline_I, outputs) for rows_MI in torch.split(x_NI, ROWS_AT_ONCE)]
-        return torch.cat(parts)
+        pairs = max(1, at_once // 2)
+        return torch.cat([_deeplift(impute, rows_MI, baseline_I, outputs) for rows_MI in torch.split(x_NI, pairs)])
     parts = []
     for number, rows_MI in enumerate(torch.split(x_NI, max(1, ROWS_AT_ONCE // steps))):
         if method == "integrated_gradients":
@@ -113,10 +142,30 @@ def attributions(
             along_SM = torch.rand(steps, len(rows_MI), generator=random).to(x_NI)
             weight_S = torch.full((steps,), 1 / steps).to(x_NI)
         points_SMI = baseline_I + along_SM[..., None] * (rows_MI - baseline_I)
-        gradients = _gradients(impute, points_SMI.flatten(0, 1), outputs)
+        each = [
+            torch.stack([*_gradients(impute, one, outputs)]) for one in torch.split(points_SMI.flatten(0, 1), at_once)
+        ]
+        gradients = torch.cat(each, dim=1)
         means = [torch.einsum("s,smi->mi", weight_S, one.view_as(points_SMI)) for one in gradients]
         parts.append(torch.stack(means, dim=-1) * (rows_MI - baseline_I)[..., None])
     return torch.cat(parts)
+
+
+def _rows_at_once(impute: Impute, baseline_I: Tensor) -> int:
+    """Give how many rows may share a graph, from what that of one row keeps beyond what is there for any number."""
+    sizes = []
+    for rows in (1, 2):
+        kept: dict[int, int] = {}
+
+        def pack(value: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            kept[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+            return value
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            held = impute(baseline_I.expand(rows, -1).clone().requires_grad_())
+        sizes.append(sum(kept.values()))
+        del held
+    return max(2, min(ROWS_AT_ONCE, GRAPH_BYTES // max(1, sizes[1] - sizes[0])))
 
 
 def _quadrature(steps: int, rows: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from fl.time_limit import time_limit
 from training.device import threads
 from training.provenance import code_digest
 from training.statistics import Statistics
-from training.task import Task
+from training.task import Task, load_task_class
 
 app = ClientApp()
 Answer = Callable[[str], Part]
@@ -29,9 +29,11 @@ def hello(message: Message, context: Context) -> Message:
     request = _request(message)
 
     def answer(_: str) -> Part:
-        if request["code"] != code_digest():
+        load_task_class(request["task"])
+        code = code_digest(request["task"])
+        if request["code"] != code:
             raise UserError(
-                f"node runs other code ({code_digest()}) than the server ({request['code']}); "
+                f"node runs other code ({code}) than the server ({request['code']}); "
                 "start the SuperLink and SuperNodes from an empty folder so that all use the shipped bundle"
             )
         data = _own_data(context)

@@ -14,7 +14,7 @@ from fl.server import check_options, serve
 from fl.strategies import check_clients
 from training.config import Experiment
 from training.preparation import check_leaks, check_names
-from training.provenance import ROOT
+from training.provenance import ROOT, imported_from
 from training.runs import Run, Status
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\S+")
@@ -69,7 +69,7 @@ def on_flower(run: Run) -> Status:
     while True:
         failure: LaunchError | None = None
         try:
-            launch(ROOT, config, resources, log=_Console(run))
+            launch(ROOT, config, resources, log=_Console(run), imports=imported_from(run.experiment.task))
         except LaunchError as error:
             failure = error
         if not patience.for_another():

@@ -8,11 +8,12 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fl import processes
+from training.provenance import COMMAND, command
 
 TEMPORARY_LIMIT = 17
 """Bytes the path of the temporary folder may have: Ray's sockets lie 86 deeper, and macOS allows 103, Linux 107."""
@@ -32,9 +33,10 @@ class Isolation:
 
 
 @contextlib.contextmanager
-def isolated() -> Iterator[Isolation]:
+def isolated(imports: Sequence[Path] = ()) -> Iterator[Isolation]:
     """Give a home and an environment; at the end, end all processes started with them and remove the home.
 
+    Python there looks for modules in `imports`, too, since the working directory is another.
     That also happens on Ctrl-C and SIGTERM, which arrives as KeyboardInterrupt, and when this process is killed.
     """
     mark = uuid.uuid4().hex
@@ -48,7 +50,7 @@ def isolated() -> Iterator[Isolation]:
     )
     try:
         with _terminable():
-            yield Isolation(home, _environment(home, mark))
+            yield Isolation(home, _environment(home, mark, imports))
     finally:
         survivors, _ = watch.communicate()
         if survivors.strip():
@@ -60,7 +62,7 @@ def executables() -> Path:
     return Path(sys.executable).parent
 
 
-def _environment(home: Path, mark: str) -> dict[str, str]:
+def _environment(home: Path, mark: str, imports: Sequence[Path]) -> dict[str, str]:
     """Give the caller's environment without what points at another Flower or Ray, and with what isolates this one."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FLWR_") and key != "RAY_ADDRESS"}
     direct = ",".join(filter(None, [os.environ.get("no_proxy", os.environ.get("NO_PROXY", "")), "127.0.0.1,localhost"]))
@@ -68,8 +70,9 @@ def _environment(home: Path, mark: str) -> dict[str, str]:
         "no_proxy": direct,  # Flower's commands would ask a proxy for their own SuperLink
         "NO_PROXY": direct,
         processes.MARK: mark,
+        COMMAND: command(),
         "PATH": os.pathsep.join([str(executables()), os.environ.get("PATH", os.defpath)]),
-        "PYTHONPATH": _absolute(os.environ.get("PYTHONPATH", "")),  # the working directory will be another
+        "PYTHONPATH": _absolute([*os.environ.get("PYTHONPATH", "").split(os.pathsep), *map(str, imports)]),
         "PYTHONUNBUFFERED": "1",  # else the stream of a run arrives only at its end
         "FLWR_HOME": str(home / "flower"),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -83,8 +86,8 @@ def _environment(home: Path, mark: str) -> dict[str, str]:
     }
 
 
-def _absolute(paths: str) -> str:
-    return os.pathsep.join(str(Path(path).absolute()) for path in paths.split(os.pathsep) if path)
+def _absolute(paths: Iterable[str]) -> str:
+    return os.pathsep.join(str(Path(path).absolute()) for path in paths if path)
 
 
 def _short_temporary_folder() -> str:

@@ -13,7 +13,7 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,13 @@ class Record:
 
 
 def launch(
-    root: Path, run_config: Mapping[str, str | int], resources: Resources, *, log: Log, workdir: Path | None = None
+    root: Path,
+    run_config: Mapping[str, str | int],
+    resources: Resources,
+    *,
+    log: Log,
+    workdir: Path | None = None,
+    imports: Sequence[Path] = (),
 ) -> None:
     """Run the Flower app in `root` to its end.
 
@@ -67,11 +73,12 @@ def launch(
         log: Takes each line that Flower prints; after a failure also the SuperLink's own.
         workdir: Working directory of every process. Ray's workers import from there first, so it should be empty; by
             default a new folder that goes with the launch, also when this process is killed.
+        imports: Folders with modules beside those of the app.
 
     Raises:
         LaunchError: The app did not build or start, or the run did not complete.
     """
-    with isolated() as place:
+    with isolated(imports) as place:
         workdir = workdir or make_folder(place.home / "work")
         output = place.home / "superlink.txt"
         try:

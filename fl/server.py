@@ -80,7 +80,8 @@ class Server:
         request: dict[str, Any] = {
             "client_timeout": self.options.client_timeout,
             "experiment": to_yaml(self.experiment),
-            "code": code_digest(),
+            "task": self.experiment.task,
+            "code": code_digest(self.experiment.task),
             "folder": str(run.folder),
         }
         self.clients = check_names(self.nodes.greet(request), str(self.task.data))

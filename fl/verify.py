@@ -90,9 +90,9 @@ def _prepare(folder: Path, workers: int | None) -> "functools.partial[Run]":
         raise UserError(f"{folder}: this run is {status['status']}; finish it first with --resume {folder}")
     experiment, manifest = load(folder / "config.yaml"), read_json(folder / "manifest.json")
     code = manifest["environment"]["code"]
-    if code != code_digest():
+    if code != code_digest(experiment.task):
         raise UserError(
-            f"{folder / 'manifest.json'}: made with other code ({code}, now {code_digest()}); "
+            f"{folder / 'manifest.json'}: made with other code ({code}, now {code_digest(experiment.task)}); "
             f"check out {manifest['environment']['git'] or 'the code it was made with'}"
         )
     for member, changes in manifest["accepted"].items():

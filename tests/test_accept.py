@@ -31,7 +31,7 @@ def test_other_code_is_refused_unless_named(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     folder = interrupted(toy, tmp_path, command, monkeypatch)
-    monkeypatch.setattr("training.preparation.code_digest", lambda: "0123456789ab")
+    monkeypatch.setattr("training.preparation.code_digest", lambda task: "0123456789ab")
     line = refused(run(command, "--resume", folder), "last.pt: made with other code (", ", now 0123456789ab)")
     assert line.endswith("restore the code it was made with, go on with --accept code, or start a new run")
     refused(run(command, "--resume", folder, "--accept", "data"), "made with other code")
@@ -71,7 +71,7 @@ def test_what_was_accepted_once_is_not_accepted_for_ever(
 ) -> None:
     folder = interrupted(toy, tmp_path, command, monkeypatch)
     (folder / "accepted.json").write_text('["code", "data"]')
-    monkeypatch.setattr("training.preparation.code_digest", lambda: "0123456789ab")
+    monkeypatch.setattr("training.preparation.code_digest", lambda task: "0123456789ab")
     refused(run(command, "--resume", folder), "made with other code")
 
 

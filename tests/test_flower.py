@@ -83,10 +83,13 @@ def test_a_client_that_raises_is_named_and_ends_the_run(elsewhere: Path, tmp_pat
     assert "Traceback" in (run.folder / status["failures"][0]["traceback"]).read_text()
 
 
-def test_a_client_that_raises_is_named_and_the_run_goes_on_where_allowed(elsewhere: Path, tmp_path: Path) -> None:
+def test_a_client_that_raises_is_named_and_the_run_goes_on_where_allowed(tmp_path: Path) -> None:
+    config = tmp_path / "points.yaml"  # Its module lies where the command is typed, which Ray's workers must be told.
+    config.write_text("task: tests.toy_task\noptions: {data: none}\nfederation: {rounds: 2}\n")
     overrides = ["options.failing=bob", "federation.min_clients=2"]
-    run, code, error = federate(tmp_path / "on", elsewhere, "flower", *overrides, path=tmp_path / "path")
+    run, code, error = federate(tmp_path / "on", config, "flower", *overrides)
     assert (code, run.json("status")["status"]) == (3, "degraded")
     assert {tuple(step["train"]) for step in run.json("history")["steps"]} == {("ada", "cyd")}
     assert "degraded: bob failed" in error
     assert json.loads((run.folder / "status.json").read_text())["exit_code"] == 3
+    assert run.json("manifest")["environment"]["command"].startswith(f"python -m fl {config} options.failing=bob ")

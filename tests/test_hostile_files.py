@@ -224,7 +224,7 @@ def test_a_checkpoint_that_is_a_link_is_replaced_and_not_written_through(tmp_pat
 
 
 def test_a_node_with_other_code_is_refused(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fl.client_app.code_digest", lambda: "0123456789ab")
+    monkeypatch.setattr("fl.client_app.code_digest", lambda task: "0123456789ab")
     line = "node runs other code (0123456789ab) than the server ("
     refused_call(lambda: serve(start("federated"), InProcessGrid(client_app, 2), 2), line, "shipped bundle")
 
@@ -236,7 +236,19 @@ def test_one_byte_in_one_source_file_makes_other_code(tmp_path: Path, monkeypatc
     digests = set()
     for text in ("a = 1\n", "a = 2\n"):
         file.write_text(text)
-        digests.add(provenance.code_digest.__wrapped__())
+        digests.add(provenance.code_digest.__wrapped__("toy"))
     file.rename(file.with_name("other.py"))
-    digests.add(provenance.code_digest.__wrapped__())
+    digests.add(provenance.code_digest.__wrapped__("toy"))
     assert len(digests) == 3
+
+
+def test_code_of_a_task_from_elsewhere_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine").mkdir()
+    digests = {provenance.code_digest("toy")}
+    for text in ("a = 1\n", "a = 2\n"):
+        (tmp_path / "mine" / "helper.py").write_text(text)
+        digests.add(provenance.code_digest.__wrapped__("mine.task"))
+    assert len(digests) == 3
+    assert provenance.imported_from("mine.task") == [tmp_path]
+    assert provenance.imported_from("toy") == provenance.imported_from("tasks.vgg3d") == []

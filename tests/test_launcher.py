@@ -235,7 +235,7 @@ def test_environment_is_cut_off_from_other_flowers_and_rays(monkeypatch: pytest.
     monkeypatch.setenv("no_proxy", "intranet")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["mine", ""]))
     monkeypatch.setenv("MINE", "kept")
-    with isolated() as place:
+    with isolated([Path("own")]) as place:
         inside = place.environment
         assert place.home.is_dir()
     assert not place.home.exists()
@@ -245,7 +245,7 @@ def test_environment_is_cut_off_from_other_flowers_and_rays(monkeypatch: pytest.
     assert inside["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
     assert inside["FLWR_TELEMETRY_ENABLED"] == inside["RAY_USAGE_STATS_ENABLED"] == "0"
     assert Path(inside["FLWR_HOME"]).parent == Path(inside["RAY_TMPDIR"]) == place.home
-    assert inside["PYTHONPATH"] == str(Path.cwd() / "mine")
+    assert inside["PYTHONPATH"] == os.pathsep.join(str(Path.cwd() / name) for name in ("mine", "own"))
     assert inside["MINE"] == "kept"
 
 

@@ -156,7 +156,7 @@ def test_what_cannot_give_the_same_is_refused(
         patch.setattr(Points, "clients", lambda self: ["ada", "bob", "cyd", "dan"])
         check(finished, "made with other data of dan (nowhere, now points of da); restore the data it was made with")
     with monkeypatch.context() as patch:
-        patch.setattr("fl.verify.code_digest", lambda: "0123456789ab")
+        patch.setattr("fl.verify.code_digest", lambda task: "0123456789ab")
         check(finished, "manifest.json: made with other code (", ", now 0123456789ab); check out ")
     edit(finished / "manifest.json", lambda manifest: manifest.update(accepted={"federated": {"code": ["abc"]}}))
     check(finished, "manifest.json: federated went on with other code (--accept)")

@@ -85,7 +85,7 @@ def manifest(
         "seconds": seconds,
         "peak_memory_mb": peak_memory_mb(),
         "peak_gpu_mb": peak_gpu_mb(device),
-        "environment": provenance(device),
+        "environment": provenance(device, experiment.task),
         "facts": first.facts,
         "dry_run": experiment.train.limit_batches is not None,
         **extra,

@@ -33,7 +33,7 @@ def check_names(names: Sequence[str], source: str) -> list[str]:
         UserError: A name is missing, double, reserved, or no plain file name.
     """
     if not names:
-        raise UserError(f"{source}: holds no client; see `python -m datasets --help` for the layouts")
+        raise UserError(f"{source}: holds no client; docs/tasks.md shows the layouts")
     for name in names:
         if name in RESERVED or "__" in name or not re.fullmatch(r"[\w][\w .+-]*", name):
             raise UserError(f"{source}: client name {name!r} is reserved or not a plain file name; rename the client")
@@ -75,14 +75,24 @@ def build_network(task: Task, fitted: BaseModel, seed: int) -> nn.Module:
 
 
 def monitored(experiment: Experiment, task: Task, fitted: BaseModel) -> tuple[str, bool]:
-    """Give the metric that selects and stops, and whether higher is better."""
+    """Give the metric that selects and stops, and whether higher is better.
+
+    Raises:
+        UserError: There is no such metric, or the headline metric of the task is none that it computes.
+    """
+    metrics = Metrics(task.metrics(fitted))
+    if task.primary not in (known := metrics.directions()):
+        raise UserError(
+            f"task = {experiment.task!r}: {type(task).__name__}.primary = {task.primary!r}: its `metrics` compute no "
+            f"such metric; choose one of {', '.join(known)}"
+        )
     name = experiment.train.monitor or task.primary
-    return name, Metrics(task.metrics(fitted)).higher_is_better(name)
+    return name, metrics.higher_is_better(name)
 
 
 def basis(experiment: Experiment, digests: Mapping[str, str]) -> dict[str, Any]:
     """Give hashes of what a checkpoint rests on: a run goes on from it only where these are the same or accepted."""
-    return {"config": experiment.digest, "data": sha256_json(dict(digests)), "code": code_digest()}
+    return {"config": experiment.digest, "data": sha256_json(dict(digests)), "code": code_digest(experiment.task)}
 
 
 def fitted_hash(fitted: BaseModel) -> str:
@@ -120,7 +130,8 @@ def _encoded(
 ) -> dict[str, Samples]:
     """Encode splits, kept beside the data by code, content, weights and options: whatever may change a bit."""
     options = {name: value for name, value in experiment.options.items() if name != "data"}
-    made_by = (code_digest(), torch.__version__, str(experiment.train.threads), str(experiment.train.batch_size))
+    options_of_training = (str(experiment.train.threads), str(experiment.train.batch_size))
+    made_by = (code_digest(experiment.task), torch.__version__, *options_of_training)
     made_from = (experiment.task, frozen_hash(network), task.data_digest(owner), fitted_hash(fitted))
     key = (*made_by, *made_from, sha256_json(options))
     folder = cache_folder(task.data) / "features"

@@ -3,7 +3,10 @@
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
+import os
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,25 +17,53 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("core", "models", "datasets", "training", "tasks", "centralized", "fl")
 """What takes part in a run; reports may differ without changing a result."""
+COMMAND = "TRIPTYCH_COMMAND"
+"""Environment variable that tells the processes of a launch what was typed."""
 VERSIONS = ("torch", "flwr", "ray", "numpy", "torchmetrics", "monai", "anndata", "tifffile", "pillow")
 """Packages whose versions a manifest names."""
 
 
 @functools.cache
-def code_digest() -> str:
-    """Give the first 12 digits of the SHA-256 over our source files, by relative name and content."""
+def code_digest(task: str) -> str:
+    """Give the first 12 digits of the SHA-256 over the source files of a run, by relative name and content.
+
+    Args:
+        task: Its task; where that is a dotted module from elsewhere, the package around it counts, too.
+    """
     digest = hashlib.sha256()
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    folders = [ROOT / package for package in PACKAGES]
+    for folder in [*folders, *_package_of(task)]:
+        for path in [folder] if folder.is_file() else sorted(folder.rglob("*.py")):
+            digest.update(path.relative_to(folder.parent).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
-    """Describe code, environment and command of this process."""
+def command() -> str:
+    """Give the command that started this run, which may be the launcher's instead of this process's own."""
+    program = Path(sys.argv[0]).name
+    own = "flwr run" if program.startswith("flwr") else shlex.join(["python", *sys.orig_argv[1:]])
+    return os.environ.get(COMMAND, own)
+
+
+def imported_from(task: str) -> list[Path]:
+    """Give the folders from which Python imports a task that is none of ours."""
+    return [place.parent for place in _package_of(task)]
+
+
+def _package_of(task: str) -> list[Path]:
+    """Give the folders, or the file, of the package that a task from elsewhere is in."""
+    package, dot, _ = task.partition(".")
+    found = importlib.util.find_spec(package) if dot and package not in PACKAGES else None
+    if found is None:
+        return []
+    return [Path(place) for place in found.submodule_search_locations or filter(None, [found.origin])]
+
+
+def provenance(device: torch.device, task: str) -> dict[str, Any]:
+    """Describe code, environment and command of this process, which trained a task."""
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "code": code_digest(),
+        "command": command(),
+        "code": code_digest(task),
         "git": _git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),

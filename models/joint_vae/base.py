@@ -169,9 +169,6 @@ class CrossPlatformModel(nn.Module):
         """Give patterns of the parameters that a client without this platform has no use for."""
         return tuple(f"{part}_{checked(platform)}*" for part in ("encoder", "decoder"))
 
-    def initialise_from(self, a: Tensor | None, b: Tensor | None, *, generator: torch.Generator) -> None:
-        """Start from training rows [N, D] what starts from data; most types start nothing from them."""
-
 
 def checked(platform: str) -> Platform:
     """Check the name of a platform.

@@ -120,15 +120,3 @@ class VampPriorVAE(GaussianVAE):
     def platform_parameters(self, platform: Platform) -> tuple[str, ...]:
         """Give those of a Gaussian VAE, and the pseudo-inputs."""
         return (*super().platform_parameters(platform), f"pseudoinputs_{platform}")
-
-    @torch.no_grad()
-    def initialise_from(self, a: Tensor | None, b: Tensor | None, *, generator: torch.Generator) -> None:
-        """Let pseudo-inputs start from training rows, drawn without replacement as far as there are enough.
-
-        They are then copies of samples: treat them as such when weights leave a site.
-        """
-        for platform, x in (("a", a), ("b", b)):
-            if self.config.model.use_vampprior and x is not None:
-                rows = self.get_parameter(f"pseudoinputs_{platform}")
-                order = torch.randperm(max(len(rows), len(x)), generator=generator)[: len(rows)]
-                rows.copy_(x[order.to(x.device) % len(x)])

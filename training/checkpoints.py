@@ -3,7 +3,8 @@
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from core.errors import UserError
 from core.files import atomic, read_json, write_json
 
 ACCEPTED = "accepted.json"
+RESTORE = "restore the file that the run wrote, or start a new run"
+"""What helps where a checkpoint cannot be used: none stands in for another."""
 
 
 class Acceptable(StrEnum):
@@ -97,31 +100,61 @@ def keep_best(folder: Path, step: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def load(path: Path, expected: str | None = None) -> dict[str, Any]:
+def load(
+    path: Path, expected: str | None = None, *, holds: Collection[str] = (), of: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
     Args:
         path: File written by `save`.
         expected: Fingerprint it must carry, or None to accept any.
+        holds: Names of what it must hold; another kind of checkpoint lacks some.
+        of: What it must say of itself, such as the client and the round it belongs to.
 
     Raises:
-        UserError: The file is missing, damaged, holds objects, or belongs to another task or architecture.
+        UserError: The file is missing, damaged, holds objects, or belongs to something else.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such checkpoint; check the path") from None
-    except pickle.UnpicklingError as error:
-        reason = str(error).split(".")[0].replace("\n", " ")
-        raise UserError(f"{path}: refused, holds more than tensors and numbers ({reason}); make it anew") from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{path}: damaged checkpoint ({reason}); use an earlier one") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a checkpoint of this project; check the path")
+    content = _intact(path)
     if expected is not None and content.get("fingerprint") != expected:
         raise UserError(
             f"{path}: fingerprint {str(content.get('fingerprint'))[:12]} does not fit {expected[:12]} "
             "(another task, architecture, feature list or label map); use the run's own config and data"
         )
+    for name in holds:
+        if name not in content:
+            raise UserError(f"{path}: holds no {name}, so it is another kind of checkpoint; {RESTORE}")
+    for name, value in (of or {}).items():
+        if content.get(name) != value:
+            raise UserError(
+                f"{path}: is of {name} {content.get(name)}, and that of {name} {value} is needed; {RESTORE}"
+            )
     return content
+
+
+def _intact(path: Path) -> dict[str, Any]:
+    """Read what `save` wrote, every bit of it as it was."""
+    try:
+        _check_bits(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint; {RESTORE}") from None
+    except pickle.UnpicklingError as error:
+        reason = str(error).split(".")[0].replace("\n", " ")
+        raise UserError(f"{path}: refused, holds more than tensors and numbers ({reason}); make it anew") from None
+    except Exception as error:  # as many kinds as there are bits to flip
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise UserError(f"{path}: damaged checkpoint ({reason}); {RESTORE}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a checkpoint of this project; check the path")
+    return content
+
+
+def _check_bits(path: Path) -> None:
+    """Compare every record with the CRC-32 that `torch.save` stores and `torch.load` does not look at."""
+    if not path.stat().st_size:
+        raise ValueError("the file is empty")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"{damaged} has changed since it was written")

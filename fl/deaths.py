@@ -17,20 +17,27 @@ class WorkersDiedError(RuntimeError):
 
 
 class Deaths:
-    """The deaths of one exchange, such as the training of round 3."""
+    """The deaths since the last finished round, by exchange, such as the training of round 3.
+
+    What is known of one exchange outlives deaths in another: each launch opens the data anew, and a client that kills
+    workers there must not be tried again because of what happened later.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Read what the last launch left."""
+        """Name the file, which is there once a worker has died."""
         self.path = folder / "deaths.json"
-        self.known: dict[str, Any] = read_json(self.path) if self.path.exists() else {}
 
     def suspects(self, exchange: str) -> set[str]:
         """Give the clients to ask one by one in an exchange."""
-        return set(self.known["suspects"]) if self.known.get("exchange") == exchange else set()
+        return set(self._of(exchange).get("suspects", ()))
 
     def counts(self, exchange: str) -> dict[str, int]:
         """Give client -> workers that died while they served this client alone."""
-        return dict(self.known["counts"]) if self.known.get("exchange") == exchange else {}
+        return dict(self._of(exchange).get("counts", {}))
+
+    def launches(self, exchange: str) -> int:
+        """Count the launches that ended in an exchange."""
+        return int(self._of(exchange).get("launches", 0))
 
     def add(self, exchange: str, shares: Sequence[Sequence[str]]) -> None:
         """Record the shares of clients that dead workers were serving.
@@ -43,6 +50,17 @@ class Deaths:
             suspects.update(share)
             if len(share) == 1:
                 counts[share[0]] = counts.get(share[0], 0) + 1
-        write_json(self.path, {"exchange": exchange, "suspects": sorted(suspects), "counts": counts})
+        found = {"launches": self.launches(exchange) + 1, "suspects": sorted(suspects), "counts": counts}
+        write_json(self.path, {**self._known(), exchange: found})
         names = ", ".join(sorted({name for share in shares for name in share}))
         raise WorkersDiedError(f"{exchange}: a worker died while it served {names}")
+
+    def forget(self) -> None:
+        """Suspect nobody any more: a round is finished, or a user goes on with a run and may have mended its cause."""
+        self.path.unlink(missing_ok=True)
+
+    def _known(self) -> dict[str, Any]:
+        return read_json(self.path) if self.path.exists() else {}
+
+    def _of(self, exchange: str) -> dict[str, Any]:
+        return self._known().get(exchange, {})  # type: ignore[no-any-return]

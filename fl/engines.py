@@ -3,21 +3,24 @@
 import re
 from collections.abc import Callable
 from enum import StrEnum
+from typing import Any
 
 from core.errors import UserError
 from core.files import read_json
 from fl.client_app import app as client_app
+from fl.deaths import Deaths
 from fl.inprocess import InProcessGrid
 from fl.launcher import LaunchError, launch
 from fl.resources import choose_resources
 from fl.server import check_options, serve
-from fl.strategies import check_clients
 from training.config import Experiment
 from training.preparation import check_leaks, check_names
 from training.provenance import ROOT, imported_from
 from training.runs import Run, Status
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\S+")
+SEARCH = 10
+"""Launches without a finished round, times those that one client may cost, after which no culprit is looked for."""
 """Time at the start of each line of log.txt."""
 
 
@@ -63,6 +66,7 @@ def on_flower(run: Run) -> Status:
     task = run.experiment.build_task()
     clients = check_names(task.clients(), str(task.data))
     check_leaks(task, clients)
+    Deaths(run.folder).forget()
     resources = choose_resources(run, task, clients)
     config = {"run": str(run.folder.resolve()), "nodes": str(resources.nodes)}
     patience = _Patience(run)
@@ -72,8 +76,10 @@ def on_flower(run: Run) -> Status:
             launch(ROOT, config, resources, log=_Console(run), imports=imported_from(run.experiment.task))
         except LaunchError as error:
             failure = error
-        if not patience.for_another():
-            return _outcome(run, failure)
+        recorded = read_json(run.folder / "status.json")
+        run.failures = recorded["failures"]
+        if recorded["status"] != "running" or not patience.for_another():
+            return _outcome(run, recorded, failure)
         run.log("the launch ended before the run did; another one goes on from there")
 
 
@@ -82,27 +88,33 @@ class _Patience:
 
     def __init__(self, run: Run) -> None:
         """Look where the run stands."""
-        self.run, self.left = run, run.experiment.federation.retries
-        self.seen = self._stand()
+        self.run, self.retries = run, run.experiment.federation.retries
+        self.idle = self.fruitless = 0
+        self.rounds, self.deaths = self._stand()
 
     def for_another(self) -> bool:
-        """Tell whether to launch again: while the run or the search for the culprit advances, else a few times."""
-        if read_json(self.run.folder / "status.json")["status"] != "running":
-            return False
-        stand = self._stand()
-        self.left = self.run.experiment.federation.retries if stand != self.seen else self.left - 1
-        self.seen = stand
-        return self.left >= 0
+        """Tell whether to launch again: while the run or the search for the culprit advances, else a few times.
 
-    def _stand(self) -> list[bytes]:
-        files = [self.run.folder / name for name in ("deaths.json", "history.json")]
-        return [path.read_bytes() if path.exists() else b"" for path in files]
+        Raises:
+            FlowerRunError: The search has taken many launches since the last finished round.
+        """
+        rounds, deaths = self._stand()
+        self.fruitless = self.fruitless + 1 if rounds == self.rounds else 0
+        self.idle = self.idle + 1 if (rounds, deaths) == (self.rounds, self.deaths) else 0
+        self.rounds, self.deaths = rounds, deaths
+        if self.fruitless >= SEARCH * (self.retries + 1):
+            raise FlowerRunError(f"workers died in {self.fruitless} launches in a row, and no round was finished")
+        return self.idle <= self.retries
+
+    def _stand(self) -> tuple[int, bytes]:
+        """Count the finished rounds; read who is suspected."""
+        history, deaths = self.run.folder / "history.json", Deaths(self.run.folder).path
+        rounds = len(read_json(history)["steps"]) if history.exists() else 0
+        return rounds, deaths.read_bytes() if deaths.exists() else b""
 
 
-def _outcome(run: Run, failure: LaunchError | None) -> Status:
+def _outcome(run: Run, recorded: dict[str, Any], failure: LaunchError | None) -> Status:
     """Trust what the server wrote: Flower calls a run finished whatever became of its clients."""
-    recorded = read_json(run.folder / "status.json")
-    run.failures = recorded["failures"]
     if recorded["status"] == "failed":
         raise (UserError if recorded["exit_code"] == 2 else FlowerRunError)(recorded["error"])
     if failure or recorded["status"] == "running":

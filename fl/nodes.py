@@ -134,12 +134,15 @@ class Nodes:
             request: Plain values for all of them; `round` among them where there is one.
             arrays: Global weights, or None.
             reject: Tells what is wrong with a client's good-looking answer, or None.
-            alone: Clients that get a message of their own, one after another.
+            alone: Clients that get a message of their own, one after another, until a worker dies: it fails all that
+                it is given from then on, whoever is asked.
             timeout: Seconds that one client may take.
         """
         together = [name for name in sorted(clients) if name not in alone]
         turns = [together] * bool(together) + [[name] for name in sorted(clients) if name in alone]
-        parts = [self._ask_once(kind, names, request, arrays, reject, timeout) for names in turns]
+        parts: list[Answers] = []
+        while turns and not (parts and parts[-1].dead):
+            parts.append(self._ask_once(kind, turns.pop(0), request, arrays, reject, timeout))
         good = {name: part for answers in parts for name, part in answers.good.items()}
         failures = [failure for answers in parts for failure in answers.failures]
         return Answers(

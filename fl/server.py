@@ -96,7 +96,8 @@ class Server:
             "frozen": self.model.frozen,
             "higher_is_better": self.model.selection.higher_is_better,
         }
-        self.asking.ask("query.open", self.clients, 0, {})
+        # Who cannot open its data takes no part until a new launch or a resume, where it may.
+        self.clients = sorted(self.asking.ask("query.open", self.clients, 0, {}).good)
 
     def conduct(self) -> Status:
         """Run all rounds, then score the selected weights."""
@@ -177,6 +178,7 @@ class Server:
         held_out = self.model.held_out_metrics()
         self.run.add_step(step | ({"held_out": entry(held_out)} if held_out else {}), "round")
         self.model.checkpoint(self.run.failures)
+        self.asking.deaths.forget()
         self._report(step)
 
     def _sample(self, number: int) -> list[str]:

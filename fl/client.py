@@ -66,14 +66,15 @@ def train(session: ClientSession, client: str, request: dict[str, Any], arrays: 
     Args:
         session: The open task.
         client: Whose data.
-        request: `round` (from 1), the `selected` one so far (0: none), `extras` of the strategy, `monitored` value or
-            None.
+        request: `round` (from 1), `extras` of the strategy, `monitored` value or None; the rounds whose `state` the
+            client goes on from and whose state belongs to the `selected` weights so far (0: none).
         arrays: Global weights by name.
         folder: Where this node keeps the client's state between rounds.
     """
     experiment, network = session.experiment, session.network
     number, epochs = request["round"], experiment.federation.local_epochs
-    _load_global(session, client, arrays, folder, number)
+    kept = _kept_state(session, client, folder, request["state"])
+    _load_global(session, arrays, kept)
     loss_before = _loss_before(session, client) if request["needs_initial_loss"] else 0.0
     trainer = Trainer(
         session.task,
@@ -86,16 +87,16 @@ def train(session: ClientSession, client: str, request: dict[str, Any], arrays: 
         penalty=_proximal(network, arrays, request["extras"].get("proximal-mu", 0.0)),
         freeze_batchnorm=experiment.federation.batchnorm == "freeze",
     )
-    kept = _kept_state(session, client, folder, number)
-    if kept:
-        trainer.load_state_dict(kept)
+    if kept and kept["trainer"]:
+        trainer.load_state_dict(kept["trainer"])
         if request["monitored"] is not None:
             trainer.validated(request["monitored"], request["higher_is_better"])
-    faults = Faults(experiment, client, number, folder / "faults")
+    faults = Faults(experiment, client, number, request["attempt"], request["deaths"])
     faults.before_training()
     samples = faults.samples(session.task, session.client(client).train, session.fitted)
     summaries = [trainer.run_epoch(samples, (number - 1) * epochs + epoch) for epoch in range(epochs)]
-    _keep_state(session, client, folder, number, trainer, request["selected"])
+    _keep_state(session, client, folder, number, trainer)
+    _drop_states(folder, client, {number, request["state"], request["selected"]})
     trained = session.travel.trained(number, session.task.absent(client))
     update = faults.spoiled(to_arrays(trainable_state(network), trained), arrays)
     info = {
@@ -114,7 +115,7 @@ def train(session: ClientSession, client: str, request: dict[str, Any], arrays: 
 
 def score(session: ClientSession, client: str, request: dict[str, Any], arrays: Arrays, folder: Path) -> Part:
     """Score the global weights on a split; on the test split predictions are stored at the client."""
-    _load_global(session, client, arrays, folder, request["round"] + 1)
+    _load_global(session, arrays, _kept_state(session, client, folder, request["state"]))
     samples = session.client(client).split(request["split"])
     evaluation = evaluate(
         session.task, session.network, samples, session.fitted, session.experiment.train, session.device
@@ -124,20 +125,15 @@ def score(session: ClientSession, client: str, request: dict[str, Any], arrays: 
     return Part({}, {"states": evaluation.metrics.states()})
 
 
-def _load_global(session: ClientSession, client: str, arrays: Arrays, folder: Path, number: int) -> None:
-    """Load the global weights, and this client's personal ones as they were after its last round."""
-    state: dict[str, Tensor] = to_tensors(arrays)
-    personal = session.travel.personal
-    if personal:
-        path = _latest_state(folder, client, number)
-        if path:
-            state |= {name: value for name, value in checkpoints.load(path)["personal"].items() if name in personal}
-        else:
-            state |= _initial_personal(session, personal)
-    load_state(session.network, state)
+def _load_global(session: ClientSession, arrays: Arrays, kept: dict[str, Any] | None) -> None:
+    """Load the global weights, and this client's personal ones as it kept them."""
+    personal = kept["personal"] if kept else _initial_personal(session, session.travel.personal)
+    load_state(session.network, to_tensors(arrays) | personal)
 
 
 def _initial_personal(session: ClientSession, names: set[str]) -> dict[str, Tensor]:
+    if not names:
+        return {}
     fresh = build_network(session.task, session.fitted, session.experiment.seed).state_dict()
     return {name: fresh[name] for name in names}
 
@@ -164,49 +160,55 @@ def _proximal(network: nn.Module, arrays: Arrays, mu: float) -> Penalty | None:
     return penalty
 
 
-def _keep_state(
-    session: ClientSession, client: str, folder: Path, number: int, trainer: Trainer, selected: int
-) -> None:
-    """Write what the client carries into its next round; drop what neither a resume nor the selected round needs."""
-    state = trainable_state(session.network)
-    personal = {name: value.cpu() for name, value in state.items() if name in session.travel.personal}
-    kept = session.experiment.federation.optimizer_state == "kept"
-    if not personal and not kept:
+def _kept_state(session: ClientSession, client: str, folder: Path, number: int) -> dict[str, Any] | None:
+    """Give what the client carries over from a round, None before its first.
+
+    The server says which round: the last whose update it took. What a lost or rejected round has left is not used.
+
+    Raises:
+        UserError: It is not there, damaged, or of another client, round or network.
+    """
+    if not number or not _carries(session):
+        return None
+    of = {"client": client, "round": number}
+    return checkpoints.load(
+        _state_path(folder, client, number), session.fingerprint, holds=("personal", "trainer"), of=of
+    )
+
+
+def _keep_state(session: ClientSession, client: str, folder: Path, number: int, trainer: Trainer) -> None:
+    """Write what the client carries into its next round."""
+    if not _carries(session):
         return
-    content = {"personal": personal, "trainer": trainer.state_dict() if kept else None}
+    state, names = trainable_state(session.network), session.travel.personal
+    kept = session.experiment.federation.optimizer_state == "kept"
+    content = {
+        "fingerprint": session.fingerprint,
+        "client": client,
+        "round": number,
+        "personal": {name: value.cpu() for name, value in state.items() if name in names},
+        "trainer": trainer.state_dict() if kept else None,
+    }
     checkpoints.save(_state_path(folder, client, number), content)
-    needed = {_latest_state(folder, client, number), _latest_state(folder, client, selected + 1)}
-    for path in _states_before(folder, client, number):
-        if path not in needed:
+
+
+def _carries(session: ClientSession) -> bool:
+    return bool(session.travel.personal) or session.experiment.federation.optimizer_state == "kept"
+
+
+def _drop_states(folder: Path, client: str, needed: set[int]) -> None:
+    """Remove what neither the next round, nor a resume, nor the selected weights need."""
+    paths = {_state_path(folder, client, number) for number in needed}
+    for path in _state_path(folder, client, 0).parent.glob("round-*.pt"):
+        if path not in paths:
             path.unlink(missing_ok=True)
 
 
-def _kept_state(session: ClientSession, client: str, folder: Path, number: int) -> dict[str, Any] | None:
-    if session.experiment.federation.optimizer_state != "kept":
-        return None
-    path = _latest_state(folder, client, number)
-    return checkpoints.load(path)["trainer"] if path else None
-
-
-def _latest_state(folder: Path, client: str, number: int) -> Path | None:
-    """Give the client's state from its last round before this one."""
-    return max(_states_before(folder, client, number), default=None)
-
-
-def _states_before(folder: Path, client: str, number: int) -> list[Path]:
-    found = _state_path(folder, client, 0).parent.glob("round-*.pt")
-    return [path for path in found if path.stem < _stem(number)]
-
-
 def _state_path(folder: Path, client: str, number: int) -> Path:
-    return folder / "checkpoints" / "clients" / client / f"{_stem(number)}.pt"
+    return folder / "checkpoints" / "clients" / client / f"round-{number:06d}.pt"
 
 
-def _stem(number: int) -> str:
-    return f"round-{number:06d}"
-
-
-def refusal(error: Exception) -> dict[str, str]:
+def refusal(error: BaseException) -> dict[str, str]:
     """Describe an error for the server: its kind and one line."""
     kind = "refused" if isinstance(error, UserError) else "failed"
     return {"kind": kind, "message": one_line(error)}

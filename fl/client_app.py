@@ -13,7 +13,7 @@ from core.errors import UserError
 from fl import client
 from fl.client_session import ClientSession, open_experiment, open_session
 from fl.exchange import Arrays, Part, pack, unpack
-from fl.time_limit import time_limit
+from fl.time_limit import OvertimeError, time_limit
 from training.device import threads
 from training.provenance import code_digest
 from training.statistics import Statistics
@@ -101,7 +101,7 @@ def _with_session(
         if session.frozen != request["frozen"]:
             raise UserError(f"{name}: frozen weights differ from the server's; give this node the same checkpoint file")
         with threads(session.experiment.train.threads):
-            return act(session, name, request, arrays, _folder(request, context))
+            return act(session, name, request | request["own"].get(name, {}), arrays, _folder(request, context))
 
     return _reply(message, request, request["clients"], answer)
 
@@ -134,7 +134,7 @@ def _reply(message: Message, request: dict[str, Any], names: list[str], answer: 
             with time_limit(request.get("client_timeout")):
                 part = answer(name)
             parts[name] = Part({**part.info, **place}, part.arrays)
-        except Exception as error:
+        except (Exception, OvertimeError) as error:
             details = traceback.format_exc()
             parts[name] = Part({"error": {**client.refusal(error), "details": details}, **place})
     return Message(content=pack(parts), reply_to=message)

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from fl.travel import Travel
+from training import checkpoints
 from training.config import Experiment, resolve
 from training.device import choose_device
 from training.features import frozen_hash
@@ -29,6 +30,8 @@ class ClientSession:
     device: torch.device
     frozen: str
     """Hash of the weights that do not train."""
+    fingerprint: str
+    """Of what a client keeps between rounds."""
     travel: Travel
     data: dict[str, ClientData] = field(default_factory=dict)
 
@@ -63,4 +66,5 @@ def open_session(text: str, fitted_json: str, data: str | None, run: str) -> Cli
     device = choose_device(experiment.train.device)
     network = build_network(task, fitted, experiment.seed).to(device)
     travel = Travel(network, task, experiment.federation)
-    return ClientSession(experiment, task, fitted, network, device, frozen_hash(network), travel)
+    fingerprint = checkpoints.fingerprint(experiment.task, network, fitted)
+    return ClientSession(experiment, task, fitted, network, device, frozen_hash(network), fingerprint, travel)

@@ -55,6 +55,7 @@ class GlobalModel:
         self.basis = basis(experiment, digests)
         self.accepted: dict[str, Any] = {}
         self.round, self.samples = 0, 0
+        self.taken: dict[str, list[int]] = {client: [] for client in digests}
         self.monitored_value: float | None = None
         # What is personal never reaches the server, so it has no whole network to score.
         whole = not self.travel.personal
@@ -82,7 +83,24 @@ class GlobalModel:
         """Aggregate a round's updates into new global weights; what nobody trained counts as unchanged."""
         self.arrays = self.aggregator.aggregate(number, self.arrays, completed(self.arrays, updates))
         self.round, self.samples = number, self.samples + samples
+        for client in updates:
+            self.taken[client].append(number)
         load_state(self.network, to_tensors(self.arrays))
+
+    def states(self, number: int) -> dict[str, dict[str, int]]:
+        """Tell each client which of the states it keeps belongs to the weights of a round, and to the selected ones.
+
+        A state is named by the last round whose update of that client was taken; 0 before there is one.
+        """
+
+        def last(rounds: list[int], until: int) -> int:
+            return max((one for one in rounds if one <= until), default=0)
+
+        best = self.selection.best_step
+        return {
+            client: {"state": last(rounds, number), "selected": last(rounds, best)}
+            for client, rounds in self.taken.items()
+        }
 
     def select(self, number: int, pooled: Metrics) -> None:
         """Take the pooled validation metrics of a round; keep the weights if they are the best so far."""
@@ -110,6 +128,7 @@ class GlobalModel:
                 "accepted": self.accepted,
                 "round": self.round,
                 "samples": self.samples,
+                "taken": self.taken,
                 "strategy": self.aggregator.state_dict(),
                 "selection": self.selection.state_dict(),
                 "monitored": self.monitored_value,
@@ -127,6 +146,7 @@ class GlobalModel:
         self.accepted = checkpoints.check_basis(path, self.run.folder, content, self.basis)
         self._load(content["state"])
         self.round, self.samples = content["round"], content["samples"]
+        self.taken |= content["taken"]
         self.aggregator.load_state_dict(content["strategy"])
         self.selection.load_state_dict(content["selection"])
         self.monitored_value = content["monitored"]

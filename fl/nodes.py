@@ -131,7 +131,8 @@ class Nodes:
         Args:
             kind: Message type, such as `train`.
             clients: Names.
-            request: Plain values for all of them; `round` among them where there is one.
+            request: Plain values for all of them; `round` among them where there is one, and under `own` those that
+                a client gets for itself.
             arrays: Global weights, or None.
             reject: Tells what is wrong with a client's good-looking answer, or None.
             alone: Clients that get a message of their own, one after another, until a worker dies: it fails all that
@@ -161,7 +162,7 @@ class Nodes:
         timeout: float | None,
     ) -> Answers:
         shares = self._shares(clients)
-        requests = {node: {**request, "clients": names} for node, names in shares.items()}
+        requests = {node: _share(request, names) for node, names in shares.items()}
         longest = timeout and timeout * max(map(len, shares.values())) * LENIENCE + GRACE
         replies = self._send(kind, requests, {"global": arrays} if arrays is not None else {}, longest)
         phase, number = kind.removeprefix("query."), request.get("round", 0)
@@ -218,6 +219,12 @@ class Nodes:
             else:
                 replies[node] = _unpacked(message.content)
         return replies
+
+
+def _share(request: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    """Give the request for a node; no node learns what another one's clients are told."""
+    own = request.get("own", {})
+    return {**request, "clients": names, "own": {name: own[name] for name in names if name in own}}
 
 
 def _unpacked(record: RecordDict) -> "dict[str, Part] | Lost":

@@ -154,7 +154,7 @@ class Server:
             "extras": self.model.aggregator.configure(number, self.model.arrays),
             "needs_initial_loss": self.options.strategy.name == "qfedavg",
             "monitored": self.model.monitored_value,
-            "selected": self.model.selection.best_step,
+            "own": self.model.states(number - 1),
         }
         trained = self.asking.ask("train", chosen, number, request, sent, self._reject(number))
         updates = {
@@ -188,9 +188,8 @@ class Server:
         return sorted(str(name) for name in drawn)
 
     def _validate(self, number: int) -> dict[str, Any]:
-        answers = self.asking.ask(
-            "evaluate", self.clients, number, {"round": number, "split": "val"}, self.model.sent(number)
-        )
+        request = {"round": number, "split": "val", "own": self.model.states(number)}
+        answers = self.asking.ask("evaluate", self.clients, number, request, self.model.sent(number))
         scored = {name: self._metrics([part.arrays["states"]]) for name, part in answers.good.items()}
         pooled = self._metrics([metrics.states() for metrics in scored.values()])
         self.model.select(number, pooled)
@@ -209,7 +208,7 @@ class Server:
     def _finish(self) -> None:
         """Score the selected weights on every test set and write the results."""
         self.model.load_selected()
-        request = {"round": self.model.selected, "split": "test"}
+        request = {"round": self.model.selected, "split": "test", "own": self.model.states(self.model.selected)}
         answers = self.asking.ask(
             "evaluate", self.clients, self.model.round, request, self.model.sent(self.model.round)
         )

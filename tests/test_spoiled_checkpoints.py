@@ -1,15 +1,21 @@
 """Checkpoints that are not what the run wrote: damaged, mixed up, of another client or round, lost."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from flwr.app import Context, Message
 
 from core.errors import UserError
+from fl import client_app
 from tests.commands import interrupt, refused, run
+from tests.conftest import Go, conduct
 from tests.refusals import refused as refused_call
 from training import checkpoints
+from training.runs import Run
 
 BOTH = pytest.mark.parametrize("command", ["centralized", "fl"])
 Cut = Callable[..., Path]
@@ -94,3 +100,87 @@ def test_an_empty_checkpoint_says_so(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     path.touch()
     refused_call(lambda: checkpoints.load(path), "last.pt: damaged checkpoint (the file is empty)", "start a new run")
+
+
+# What a client keeps
+
+
+KEEPING = ("federation.optimizer_state=kept", "options.personal_head=true")
+
+
+def state_of(folder: Path, client: str) -> Path:
+    return only(folder, f"{client}/round-000002.pt")
+
+
+def lose(folder: Path) -> None:
+    state_of(folder, "bob").unlink()
+
+
+def lose_all(folder: Path) -> None:
+    shutil.rmtree(folder / "checkpoints" / "clients")
+
+
+def swap(folder: Path) -> None:
+    shutil.copy(state_of(folder, "cyd"), state_of(folder, "bob"))
+
+
+def take_an_earlier_one(folder: Path) -> None:
+    shutil.copy(only(folder, "bob/round-000001.pt"), state_of(folder, "bob"))
+
+
+def damage(folder: Path) -> None:
+    path = state_of(folder, "bob")
+    needle = checkpoints.load(path)["personal"]["head.weight"].numpy().tobytes()
+    flip(path, path.read_bytes().index(needle) + 5)
+
+
+SPOILED = {
+    "lost": (lose, "bob", "no such checkpoint"),
+    "all lost": (lose_all, "ada", "no such checkpoint"),
+    "swapped": (swap, "bob", "of client cyd, where that of client bob belongs"),
+    "earlier": (take_an_earlier_one, "bob", "of round 1, where that of round 2 belongs"),
+    "damaged": (damage, "bob", "damaged checkpoint"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_a_client_does_not_go_on_without_what_it_kept(cut: Cut, case: str) -> None:
+    spoil, client, expected = SPOILED[case]
+    folder = cut("fl", *KEEPING, "train.select=last")
+    path = state_of(folder, client)
+    spoil(folder)
+    refused(run("fl", "--resume", folder), f"{path}: {expected}", "restore the file that the run wrote, or start a new")
+
+
+def test_a_state_of_another_network_is_refused(cut: Cut) -> None:
+    folder, other = cut("fl", *KEEPING), cut("fl", *KEEPING, "options.hidden=9", name="other")
+    shutil.copy(state_of(other, "bob"), state_of(folder, "bob"))
+    refused(run("fl", "--resume", folder), f"{state_of(folder, 'bob')}: fingerprint ", "does not fit")
+
+
+def test_a_round_that_was_not_taken_leaves_nothing_behind(go: Go) -> None:
+    """A rejected update and the state that came with it: in the next round the client is where it was before."""
+    nan = "{kind: nan, client: bob, round: 2}"
+    ruined = go("federated", *KEEPING, "federation.on_client_failure=continue", f"federation.faults=[{nan}]")
+    (rejected,) = ruined.json("status")["failures"]
+    assert (rejected["client"], rejected["kind"], rejected["step"]) == ("bob", "rejected", 2)
+    skipping = "{kind: exception, client: bob, round: 2}"
+    absent = go("federated", *KEEPING, "federation.on_client_failure=continue", f"federation.faults=[{skipping}]")
+    assert ruined.hashes == absent.hashes
+    states = [checkpoints.load(only(one.folder, "bob/round-000003.pt"))["trainer"] for one in (ruined, absent)]
+    assert repr(states[0]) == repr(states[1])
+
+
+def test_no_node_learns_what_other_clients_are_told(start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[list[str], list[str]]] = []
+    original = client_app._with_session
+
+    def spied(message: Message, context: Context, act: Any) -> Message:
+        request = client_app._request(message)
+        told.append((request["clients"], list(request["own"])))
+        return original(message, context, act)
+
+    monkeypatch.setattr(client_app, "_with_session", spied)
+    conduct(start("federated", *KEEPING))
+    trained = [(names, own) for names, own in told if own]
+    assert trained and all(names == own for names, own in trained)

@@ -125,9 +125,7 @@ def load(
             raise UserError(f"{path}: holds no {name}, so it is another kind of checkpoint; {RESTORE}")
     for name, value in (of or {}).items():
         if content.get(name) != value:
-            raise UserError(
-                f"{path}: is of {name} {content.get(name)}, and that of {name} {value} is needed; {RESTORE}"
-            )
+            raise UserError(f"{path}: of {name} {content.get(name)}, where that of {name} {value} belongs; {RESTORE}")
     return content
 
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -132,28 +132,21 @@ def scaled_intensity(raw_HW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]
 
 @dataclass(eq=False)
 class WholeImages:
-    """Whole images of one size: `channels` [C, H, W], `target` [1, H, W] and `size` [2], the true height and width.
-
-    Zeros are added at the bottom and at the right. Nothing is drawn at random.
+    """Whole images, each of its own size: `channels` [C, H, W] and `target` [1, H, W]; nothing is drawn at random.
 
     Attributes:
         images: The images.
         names: Ids of the images.
         units: Unit of each image, such as the animal.
         with_target: Whether samples hold the target; else they hold `labels` [H, W], the numbers of the cells.
-        padded_to: Least height and width; an image that exceeds them sets another size for all.
+        at_once: Images in a batch: together they would all take the memory of the largest.
     """
 
     images: Sequence[RosetteImage]
     names: Sequence[str]
     units: Sequence[str]
     with_target: bool = True
-    padded_to: tuple[int, int] = (0, 0)
-
-    def __post_init__(self) -> None:
-        """Find the size that holds all images."""
-        height, width = np.max([self.padded_to, *(image.shape for image in self.images)], axis=0).tolist()
-        self.size = (height, width)
+    at_once: ClassVar[int] = 1
 
     def __len__(self) -> int:
         """Count the images."""
@@ -162,16 +155,5 @@ class WholeImages:
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Give one image."""
         image = self.images[index]
-        sample = {"channels": self._padded(image.channels), "size": torch.tensor(image.shape)}
-        if self.with_target:
-            sample["target"] = self._padded(image.crop_target(WHOLE, WHOLE))
-        else:
-            sample["labels"] = self._padded(image.labels)
-        return sample
-
-    def _padded(self, values: npt.NDArray[Any]) -> Tensor:
-        """Add zeros to the last two axes."""
-        height, width = values.shape[-2:]
-        padded = np.zeros((*values.shape[:-2], *self.size), values.dtype)
-        padded[..., :height, :width] = values
-        return torch.from_numpy(padded)
+        known = {"target": image.crop_target(WHOLE, WHOLE)} if self.with_target else {"labels": image.labels.copy()}
+        return {name: torch.from_numpy(values) for name, values in {"channels": image.channels, **known}.items()}

@@ -104,24 +104,17 @@ class Study(Placed):
         process_cache().limit = cache_bytes
         return study
 
-    @functools.cached_property
-    def largest(self) -> tuple[int, int]:
-        """Least height and width that hold any image, in pixels."""
-        height, width = np.max([image.shape for image in self.images], axis=0).tolist()
-        return height, width
-
     def animals(self, client: str, split: str) -> list[str]:
         """Give the animals of a client and split, sorted."""
         return sorted({self.samples[row].animal for row in self.rows(client, split)})
 
     def whole_images(self, client: str, split: str) -> WholeImages:
-        """Give whole images for evaluation, of one size in the whole study, so that clients' images can be pooled."""
+        """Give whole images for evaluation."""
         rows = self.rows(client, split).tolist()
         return WholeImages(
             images=[self.images[row] for row in rows],
             names=[self.samples[row].name for row in rows],
             units=[self.samples[row].animal for row in rows],
-            padded_to=self.largest,
         )
 
     def manifest(self, client: str) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from matplotlib.patches import Patch
 
 from reports.comparison import Comparison
 from reports.drawing import grid
-from reports.outcomes import CODES, OUTSIDE, Image, Model, shown_images, shown_models
+from reports.outcomes import CODES, Image, Model, shown_images, shown_models
 
-BACKGROUND, BEYOND = "#eceef1", "#ffffff"
+BACKGROUND = "#eceef1"
 PIXELS = {"tp": "#56B4E9", "fp": "#D55E00", "fn": "#1c2128"}
 """They differ in brightness, too, so that they stay apart for every reader and in print."""
 WORDS = {"tp": "found", "fp": "predicted, but not there", "fn": "there, but missed"}
@@ -45,7 +45,6 @@ def outcomes(models: list[Model], images: list[Image]) -> Figure:
 def coloured(outcome_HW: np.ndarray) -> np.ndarray:
     """Give the colours of an image, [H, W, 3], 0 to 1."""
     palette = np.full((256, 3), to_rgb(BACKGROUND))
-    palette[OUTSIDE] = to_rgb(BEYOND)
     for name, code in CODES.items():
         palette[code] = to_rgb(PIXELS[name])
     return np.asarray(palette[outcome_HW])

@@ -1,6 +1,6 @@
 """What became of every pixel of a test image, and which images show it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,11 +12,9 @@ from reports.measures import image_f1
 from reports.run_folder import RunRecord
 from reports.stored import places, predicted_on
 
-KEY = "outcome"
+KEY, SIZE = "outcome", "size"
 CODES = {"fp": 1, "fn": 2, "tp": 3}
 """0 is background that was called so."""
-OUTSIDE = 255
-"""Beyond the image, where it was padded."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,11 @@ def miscounted(record: RunRecord) -> list[str]:
     """Name the models and sets whose `tp`, `fp` and `fn` are not those of the stored pixels."""
     wrong = []
     for row in record.rows:
-        stored = record.predictions(row["model"], row["data"], (KEY, *CODES))
-        if set(stored) == {KEY, *CODES} and stored[KEY].ndim == 3:
-            counts = {name: (stored[KEY] == code).sum((1, 2)) for name, code in CODES.items()}
-            if any(not np.array_equal(stored[name], counts[name]) for name in CODES):
+        stored = record.predictions(row["model"], row["data"], (KEY, SIZE, *CODES))
+        if set(stored) == {KEY, SIZE, *CODES}:
+            images = _images(stored)
+            counts = {name: [int((image == code).sum()) for image in images] for name, code in CODES.items()}
+            if any(stored[name].tolist() != counts[name] for name in CODES):
                 wrong.append(f"{row['model']} on {row['data']}")
     return wrong
 
@@ -110,19 +109,22 @@ def _middle(record: RunRecord, comparison: Comparison) -> str:
 
 
 def _read(model: Model, data: str, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Read the outcomes of some images, without what is outside of them, where they are stored."""
+    """Read the outcomes of some images, where they are stored."""
     wanted = {model.places[name]: name for name in names}
     found: dict[str, np.ndarray] = {}
     start = 0
     for one, part in places(model.record, model.name, data):
-        stored = model.record.predictions(one, part, (KEY,)).get(KEY)
-        if stored is None or stored.ndim != 3:
+        stored = model.record.predictions(one, part, (KEY, SIZE))
+        if set(stored) != {KEY, SIZE}:
             return {}
-        found |= {wanted[start + at]: _trimmed(image) for at, image in enumerate(stored) if start + at in wanted}
-        start += len(stored)
+        images = _images(stored)
+        found |= {wanted[start + at]: image for at, image in enumerate(images) if start + at in wanted}
+        start += len(images)
     return found
 
 
-def _trimmed(outcome_HW: np.ndarray) -> np.ndarray:
-    rows, columns = (np.flatnonzero((outcome_HW != OUTSIDE).any(axis)) for axis in (1, 0))
-    return outcome_HW[: rows[-1] + 1, : columns[-1] + 1] if len(rows) else outcome_HW
+def _images(stored: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Cut the stored pixels of a set into its images, [H, W] each."""
+    sizes = stored[SIZE].tolist()
+    ends = np.cumsum([height * width for height, width in sizes])[:-1]
+    return [pixels.reshape(size) for pixels, size in zip(np.split(stored[KEY], ends), sizes, strict=True)]

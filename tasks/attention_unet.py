@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import nn
 from torchmetrics import MetricCollection
 
 from datasets.placement import HELD_OUT
@@ -34,8 +34,6 @@ from training.thresholds import ThresholdSweep, thresholds_exceeded
 
 PIXEL = {"fp": 1, "fn": 2, "tp": 3}
 """What `outcome` of the stored predictions says of a pixel; 0 is background that was called so."""
-OUTSIDE = 255
-"""Beyond the image, where it was padded."""
 
 
 class Channels(BaseModel):
@@ -130,24 +128,20 @@ class AttentionUNetTask(AttentionUNetOptions):
         return self.build_network()
 
     def forward(self, network: nn.Module, batch: Batch) -> Batch:
-        """Give `logits` [B, 1, P, P] of patches, `probability` [B, 1, H, W] of whole images; 0 beyond their size."""
+        """Give `logits` [B, 1, P, P] of patches, or `probability` [B, 1, H, W] of whole images."""
         assert isinstance(network, AttentionUNet)
-        if "size" not in batch:
+        if "valid" in batch:
             return {"logits": network(batch["channels"])}
-        probability = torch.zeros_like(batch["channels"][:, :1])
-        for image, into, size in zip(batch["channels"], probability, batch["size"].tolist(), strict=True):
-            place = (slice(None), slice(size[0]), slice(size[1]))
-            into[place] = sliding_window(
-                network.predict_proba, image[place], self.patch_size, self.shared, self.window_batch
-            )
-        return {"probability": probability, **{key: batch[key] for key in ("size", "labels") if key in batch}}
+        windows = (self.patch_size, self.shared, self.window_batch)
+        found = [sliding_window(network.predict_proba, image, *windows) for image in batch["channels"]]
+        return {"probability": torch.stack(found), **{key: batch[key] for key in ("labels",) if key in batch}}
 
     def loss(self, outputs: Batch, batch: Batch) -> Loss:
         """Cross-entropy and Dice of the pixels that are there."""
         given = outputs.get("logits", outputs.get("probability"))
         assert given is not None
         compute = self._loss.from_logits if "logits" in outputs else self._loss.from_probabilities
-        total, parts = compute(given, batch["target"], valid_pixels(batch))
+        total, parts = compute(given, batch["target"], batch.get("valid"))
         return Loss(total, len(batch["target"]), parts)
 
     # Measures
@@ -160,20 +154,21 @@ class AttentionUNetTask(AttentionUNetOptions):
 
     def observe(self, metrics: MetricCollection, outputs: Batch, batch: Batch) -> None:
         """Count pixels, images and objects."""
-        metrics.update(outputs["probability"], batch["target"], valid_pixels(batch))
+        metrics.update(outputs["probability"], batch["target"])
 
     def predictions(self, outputs: Batch, batch: Batch) -> Batch:
         """Keep a byte or two per pixel, and of each image `tp`, `fp` and `fn`.
 
-        `outcome` [B, H, W] says what became of a pixel (see `PIXEL`), `exceeded` [B, H, W] how many thresholds of the
-        sweep its probability exceeds: enough to compute all scores but the loss again.
+        `outcome` says what became of a pixel (see `PIXEL`), `exceeded` how many thresholds of the sweep its probability
+        exceeds: enough to compute all scores but the loss again. Both hold the pixels row by row, one image after
+        another; `size` [B, 2] says how many rows and columns each image has.
         """
         probability, target = outputs["probability"][:, 0], batch["target"][:, 0] > 0
         outcome = ((probability > self.threshold) + 2 * target).to(torch.uint8)
-        outcome[~valid_pixels(batch)[:, 0]] = OUTSIDE
         counts = {name: (outcome == code).flatten(1).sum(1) for name, code in PIXEL.items()}
         exceeded = torch.from_numpy(thresholds_exceeded(probability.numpy()).astype(np.uint8))
-        return {"outcome": outcome, "exceeded": exceeded, **counts}
+        size = torch.tensor(outcome.shape[1:]).expand(len(outcome), 2)
+        return {"outcome": outcome.flatten(), "exceeded": exceeded.flatten(), "size": size, **counts}
 
     # New data
 
@@ -187,10 +182,10 @@ class AttentionUNetTask(AttentionUNetOptions):
     ) -> list[Path]:
         """Write a probability map and numbered rosettes per image, and tables of images and of rosettes."""
         images = (
-            (name, probability[0, : size[0], : size[1]].numpy(), labels[: size[0], : size[1]].numpy())
+            (name, probability[0].numpy(), labels.numpy())
             for one in answers
-            for name, probability, labels, size in zip(
-                one.names, one.outputs["probability"], one.outputs["labels"], one.outputs["size"].tolist(), strict=True
+            for name, probability, labels in zip(
+                one.names, one.outputs["probability"], one.outputs["labels"], strict=True
             )
         )
         return write_reports(images, folder, threshold=self.threshold, min_size=self.min_size)
@@ -221,16 +216,6 @@ class AttentionUNetTask(AttentionUNetOptions):
     @functools.cached_property
     def _loss(self) -> BceDice:
         return BceDice(self.dice_weight)
-
-
-def valid_pixels(batch: Batch) -> Tensor:
-    """Give where there is an image in a batch, bool [B, 1, H, W]."""
-    if "valid" in batch:
-        return batch["valid"] > 0
-    height, width = batch["channels"].shape[-2:]
-    rows = torch.arange(height)[None, :, None] < batch["size"][:, 0, None, None]
-    columns = torch.arange(width)[None, None, :] < batch["size"][:, 1, None, None]
-    return (rows & columns)[:, None]
 
 
 TASK = AttentionUNetTask

@@ -12,7 +12,7 @@ from tests.run_folders import CLIENTS, SIZE, models, sample_names, score_row, wr
 def write_images(folder: Path, setting: str, seed: int = 0, side: int = 8, **changes: Any) -> Path:
     """Write a run of a segmentation, two images per animal: a square to find, and a probability that is off by noise.
 
-    The last image of each set has no foreground; the right half of the first is padding.
+    The last image of each set has no foreground; the first is half as wide as the others.
     """
     noise = {"centralized": 0.3, "federated": 0.45, "local": 0.6}[setting]
     stored, probabilities = {}, {}
@@ -39,10 +39,12 @@ def write_images(folder: Path, setting: str, seed: int = 0, side: int = 8, **cha
 
 
 def _image_arrays(data: str, guess: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> dict[str, np.ndarray]:
-    outcome = np.where(inside, guess + 2 * truth, 255).astype(np.uint8)
-    counts = {name: (outcome == code).sum((1, 2)) for name, code in {"fp": 1, "fn": 2, "tp": 3}.items()}
+    outcome = (guess + 2 * truth).astype(np.uint8)
+    codes = {"fp": 1, "fn": 2, "tp": 3}
+    counts = {name: ((outcome == code) & inside).sum((1, 2)) for name, code in codes.items()}
+    size = np.stack([inside.any(2).sum(1), inside.any(1).sum(1)], axis=1)
     unit = np.array([f"animal {number // 2}" for number in range(len(truth))])
-    return {"sample": sample_names(data, len(truth)), "unit": unit, "outcome": outcome, **counts}
+    return {"sample": sample_names(data, len(truth)), "unit": unit, "outcome": outcome[inside], "size": size, **counts}
 
 
 def image_scores(probability: np.ndarray, truth: np.ndarray, inside: np.ndarray) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from datasets.rosette_channels import WholeImages
 from datasets.rosette_objects import rosette_mask
 from models.attention_unet import AttentionUNet
-from tasks.attention_unet import OUTSIDE, PIXEL, AttentionUNetTask, Channels
+from tasks.attention_unet import PIXEL, AttentionUNetTask, Channels
 from tests.conftest import Finished
 from tests.refusals import refused
 from tests.rosette_runs import CLIENTS, FIXTURES, SETTINGS, STORED, experiment, open_task, run, tissue
@@ -44,7 +44,7 @@ class TestScores:
             assert min(counts) > 0
             for name in ("iou", "f1", "precision", "recall"):
                 assert row["metrics"][name] == getattr(counts, name)
-            assert row["support"] == len(images["tp"]) == len(images["outcome"])
+            assert row["support"] == len(images["tp"]) == len(pixels(images, "outcome"))
         assert len(rows) == {"centralized": 5, "local": 13, "federated": 5}[setting]
 
     @pytest.mark.parametrize("setting", SETTINGS)
@@ -52,7 +52,8 @@ class TestScores:
         for row in finished[setting].json("eval_summary")["rows"]:
             images, metrics = self.stored(finished[setting].folder, setting, row), row["metrics"]
             for name, code in PIXEL.items():
-                assert ((images["outcome"] == code).sum((1, 2)) == images[name]).all()
+                found = [int((one == code).sum()) for one in pixels(images, "outcome")]
+                assert found == images[name].tolist()
             each = [Counts(*map(int, one)) for one in zip(images["tp"], images["fp"], images["fn"], strict=True)]
             assert metrics["image_f1"] == pytest.approx(np.mean([one.image_f1 for one in each]), abs=1e-12)
             assert metrics["image_iou"] == pytest.approx(np.mean([one.image_iou for one in each]), abs=1e-12)
@@ -61,14 +62,18 @@ class TestScores:
     def test_objects_and_all_thresholds_are_in_the_stored_predictions_too(self, finished: dict[str, Finished]) -> None:
         for row in finished["federated"].json("eval_summary")["rows"]:
             images = self.stored(finished["federated"].folder, "federated", row)
-            target = np.isin(images["outcome"], (PIXEL["fn"], PIXEL["tp"]))
-            masks = np.isin(images["outcome"], (PIXEL["fp"], PIXEL["tp"]))
-            parts = [object_counts(rosette_mask(mask), truth) for mask, truth in zip(masks, target, strict=True)]
+            outcomes = pixels(images, "outcome")
+            parts = [
+                object_counts(
+                    rosette_mask(np.isin(one, (PIXEL["fp"], PIXEL["tp"]))), np.isin(one, (PIXEL["fn"], PIXEL["tp"]))
+                )
+                for one in outcomes
+            ]
             objects = Counts(*(sum(part) for part in zip(*parts, strict=True)))
             assert row["metrics"]["object_f1"] == objects.f1 and objects.tp + objects.fn > 0
-            inside, arrays = images["outcome"] != OUTSIDE, row["arrays"]
+            target, arrays = np.isin(images["outcome"], (PIXEL["fn"], PIXEL["tp"])), row["arrays"]
             for number in range(0, len(THRESHOLDS), 9):
-                chosen = (images["exceeded"] > number) & inside
+                chosen = images["exceeded"] > number
                 right, predicted = (chosen & target).sum(), chosen.sum()
                 assert arrays["precision_at"][number] == (right + 1e-6) / (predicted + 1e-6)
                 assert arrays["recall_at"][number] == (right + 1e-6) / (target.sum() + 1e-6)
@@ -89,19 +94,20 @@ class TestScores:
         assert sorted(set(stored["unit"])) == expected["animal"]
 
 
-def probabilities(task: AttentionUNetTask, samples: WholeImages, batch_size: int = 1) -> list[torch.Tensor]:
-    """Give the probability of each image, at its own size."""
+def pixels(images: dict[str, np.ndarray], key: str) -> list[np.ndarray]:
+    """Cut what is stored of pixels into images."""
+    sizes = [(int(height), int(width)) for height, width in images["size"]]
+    assert len(images[key]) == sum(height * width for height, width in sizes)
+    parts = np.split(images[key], np.cumsum([height * width for height, width in sizes])[:-1])
+    return [part.reshape(size) for part, size in zip(parts, sizes, strict=True)]
+
+
+def probabilities(task: AttentionUNetTask, samples: WholeImages) -> list[torch.Tensor]:
+    """Give the probability of each image."""
     network = build_network(task, Channels(use_intensity=task.use_intensity), 3).eval()
-    found = []
-    for start in range(0, len(samples), batch_size):
-        batch = fetch(samples, range(start, min(start + batch_size, len(samples))))
-        batch.pop("target", None)
-        with torch.inference_mode():
-            outputs = task.forward(network, batch)
-        for one, size in zip(outputs["probability"], batch["size"].tolist(), strict=True):
-            found.append(one[0, : size[0], : size[1]])
-            assert not one[0, size[0] :].any() and not one[0, :, size[1] :].any()
-    return found
+    with torch.inference_mode():
+        outputs = [task.forward(network, {"channels": one["channels"][None]}) for one in samples]  # type: ignore[attr-defined]
+    return [one["probability"][0, 0] for one in outputs]
 
 
 def images_of_many_sizes(task: AttentionUNetTask) -> WholeImages:
@@ -113,32 +119,37 @@ def images_of_many_sizes(task: AttentionUNetTask) -> WholeImages:
     return WholeImages(images, names, names)
 
 
-def test_windows_do_not_depend_on_batches_padding_or_neighbours(tissue: Path) -> None:
+def test_windows_do_not_depend_on_neighbours(tissue: Path) -> None:
     task = open_task(tissue)
-    whole = images_of_many_sizes(task)
-    expected = probabilities(task, whole)
-    wider = WholeImages(whole.images, whole.names, whole.units, padded_to=(200, 150))
-    assert wider[0]["channels"].shape == (2, 200, 150)
-    for samples, size in ((whole, 2), (whole, 6), (wider, 1), (wider, 4)):
-        found = probabilities(task, samples, size)
-        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    network, whole = build_network(task, Channels(use_intensity=False), 3).eval(), images_of_many_sizes(task)
+    channels = whole[0]["channels"]
+    with torch.inference_mode():
+        alone = task.forward(network, {"channels": channels[None]})["probability"][0]
+        beside = task.forward(network, {"channels": torch.stack([1 - channels, channels])})["probability"]
+    assert torch.equal(beside[1], alone) and not torch.equal(beside[0], alone)
 
 
-def test_scores_do_not_depend_on_batches_or_padding(tissue: Path) -> None:
-    made = experiment(tissue)
+@pytest.mark.parametrize("size", [3, 256])
+def test_scores_and_memory_do_not_depend_on_the_size_of_batches(
+    tissue: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task, fitted = open_task(tissue), Channels(use_intensity=False)
     network, whole = build_network(task, fitted, 3), images_of_many_sizes(task)
-    wider = WholeImages(whole.images, whole.names, whole.units, padded_to=(200, 150))
-    found = [
-        evaluate(task, network, samples, fitted, options, torch.device("cpu")).metrics.compute()
-        for samples in (whole, wider)
-        for options in (made.train.model_copy(update={"eval_batch_size": size}) for size in (1, 3, 6))
-    ]
-    for one in found[1:]:
-        for name, value in found[0].values.items():
-            summed = name in ("loss", "bce", "dice", "image_iou", "image_f1")  # Of floats, in another order.
-            assert one.values[name] == (pytest.approx(value, abs=1e-12) if summed else value)
-        assert one.arrays == found[0].arrays
+    seen: list[tuple[int, ...]] = []
+    forward = AttentionUNetTask.forward
+
+    def noted(self: AttentionUNetTask, network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> Any:
+        seen.append(tuple(batch["channels"].shape))
+        return forward(self, network, batch)
+
+    monkeypatch.setattr(AttentionUNetTask, "forward", noted)
+    train = experiment(tissue).train
+    options = [train.model_copy(update={"eval_batch_size": count}) for count in (1, size)]
+    found = [evaluate(task, network, whole, fitted, one, torch.device("cpu")) for one in options]
+    shapes = [(1, 2, *image.shape) for image in whole.images]
+    assert seen == 2 * shapes, "no image is padded to the size of another"
+    assert found[0].metrics.compute() == found[1].metrics.compute()
+    assert [one.shape for one in pixels(found[1].predictions, "exceeded")] == [image.shape for image in whole.images]
 
 
 def test_windows_are_not_chosen_by_the_truth(tissue: Path, tmp_path: Path) -> None:
@@ -149,8 +160,7 @@ def test_windows_are_not_chosen_by_the_truth(tissue: Path, tmp_path: Path) -> No
     for split in ("val", "test"):
         tasks = [open_task(data) for data in (tissue, blind)]
         data = [task.client_data("R1", Channels(use_intensity=False)).split(split) for task in tasks]
-        assert fetch(data[0], range(len(data[0])))["target"].any()
-        assert not fetch(data[1], range(len(data[1])))["target"].any()
+        assert [any(one["target"].any() for one in samples) for samples in data] == [True, False]  # type: ignore[attr-defined]
         assert not any(hasattr(one, "reseed") for one in data)
         found = [probabilities(task, one) for task, one in zip(tasks, data, strict=True)]  # type: ignore[arg-type]
         assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from torch.utils.data import default_collate
 
 from datasets.array_cache import process_cache
 from datasets.rosette_channels import RosetteImage, WholeImages, boundaries, geometry, scaled_intensity
 from datasets.rosette_files import RosetteFile
 from tests.refusals import refused
 from tests.rosette_studies import layers, write, write_as
+from training.loading import ordered_batches
 
 RECORDED = np.load(Path(__file__).parent / "fixtures" / "rosettes" / "preprocess.npz")
 GENERATIONS = ("layers", "stack", "patches")
@@ -128,33 +128,28 @@ def test_layers_are_decoded_once_and_within_the_limit(tmp_path: Path) -> None:
     assert image.channels.max() == 1, "what is given belongs to the caller"
 
 
-def test_whole_images_are_padded_to_one_size(tmp_path: Path) -> None:
-    shapes = [(6, 8), (9, 5)]
+def test_whole_images_keep_their_sizes_and_go_one_by_one(tmp_path: Path) -> None:
+    shapes = [(6, 8), (9, 5), (6, 8)]
     files = [
         write_as(tmp_path / f"{number}.h5", "layers", layers(*shape, seed=number))
         for number, shape in enumerate(shapes)
     ]
     images = [RosetteImage.open(path) for path in files]
-    samples = WholeImages(images, names=["a", "b"], units=["x", "y"])
-    batch = default_collate([samples[0], samples[1]])
-    assert batch["size"].tolist() == [[6, 8], [9, 5]] and batch["size"].dtype == torch.int64
-    assert batch["channels"].shape == (2, 2, 9, 8) and batch["target"].shape == (2, 1, 9, 8)
-    for item, image in zip(samples, images, strict=False):
-        height, width = image.shape
-        np.testing.assert_array_equal(item["channels"][:, :height, :width], image.channels)
-        np.testing.assert_array_equal(item["target"][:, :height, :width], image.target)
-        for padded in (item["channels"], item["target"]):
-            assert padded[:, height:].sum() == padded[:, :, width:].sum() == 0
-    assert WholeImages(images, ["a", "b"], ["x", "y"], padded_to=(7, 20))[0]["channels"].shape == (2, 9, 20)
+    samples = WholeImages(images, names=["a", "b", "c"], units=["x", "y", "y"])
+    for number, (image, shape) in enumerate(zip(images, shapes, strict=True)):
+        assert samples[number]["channels"].shape == (2, *shape) and samples[number]["target"].shape == (1, *shape)
+        np.testing.assert_array_equal(samples[number]["channels"], image.channels)
+        np.testing.assert_array_equal(samples[number]["target"], image.target)
+    assert ordered_batches(samples, 256) == [[0], [1], [2]]
 
 
 def test_new_images_need_no_target(tmp_path: Path) -> None:
     path = write(tmp_path / "new.h5", {"mask": layers()["labels"]})
     image = RosetteImage.open(path, require_target=False)
     assert image.target is None and image.channels.shape == (2, 6, 8)
-    sample = WholeImages([image], ["new"], ["new"], with_target=False, padded_to=(7, 9))[0]
-    assert set(sample) == {"channels", "labels", "size"} and sample["labels"].shape == (7, 9)
-    assert sample["labels"].dtype == torch.int32 and (sample["labels"][:6, :8].numpy() == image.labels).all()
+    sample = WholeImages([image], ["new"], ["new"], with_target=False)[0]
+    assert set(sample) == {"channels", "labels"} and sample["labels"].dtype == torch.int32
+    np.testing.assert_array_equal(sample["labels"], image.labels)
     refused(lambda: RosetteImage.open(path), str(path), "no dataset rosette_mask", "add them or leave the file out")
 
 

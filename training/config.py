@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from core.errors import UserError
 from core.files import sha256_json
-from training.experiments import Entries, choose, place, read_entries, stack
+from training.experiments import Entries, Entry, choose, place, read_entries, stack
 from training.federation import Federation
 from training.layers import merge, override
 from training.mistakes import explain
@@ -30,7 +30,7 @@ class Train(Options):
     batch_size: int = Field(32, ge=1)
     """Samples per batch."""
     eval_batch_size: int = Field(256, ge=1)
-    """Samples per batch where nothing is learned."""
+    """Samples per batch where nothing is learned; images that differ in size go one by one."""
     epochs: int | None = Field(None, ge=1)
     """Epochs of the centralized and local settings; by default rounds x local_epochs, the federated budget."""
     optimizer: Optimizer = AdamW()
@@ -105,6 +105,15 @@ class Experiment(Options):
         return load_task_class(self.task).model_validate(self.options)
 
 
+class ConfigFile(Experiment):
+    """What a YAML file may say: an experiment, and what lies beneath and beside it."""
+
+    base: str = ""
+    """Another file, found from this one's folder, whose values count where this one says nothing."""
+    experiments: tuple[Entry, ...] = ()
+    """Many experiments, each by what it changes of the values around it."""
+
+
 def load(
     path: Path | str, overrides: Sequence[str] = (), *, root: Path | None = None, experiment: str = ""
 ) -> Experiment:
@@ -150,7 +159,7 @@ def resolve(values: dict[str, Any], source: str, root: Path) -> Experiment:
         experiment = Experiment.model_validate(values)
         task_class = load_task_class(experiment.task)
     except ValidationError as error:
-        raise UserError(explain(source, "", Experiment, error)) from None
+        raise UserError(explain(source, "", ConfigFile, error)) from None
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     try:

@@ -50,7 +50,7 @@ def evaluate(
     metrics = Metrics(task.metrics(fitted))
     stored: list[Batch] = []
     network.eval()
-    batches = ordered_batches(len(samples), options.eval_batch_size)[: options.limit_batches]
+    batches = ordered_batches(samples, options.eval_batch_size)[: options.limit_batches]
     own = batches[group.rank :: group.size]
     with torch.inference_mode():
         loaded = load_batches(samples, own, options.loader_workers, 0, "evaluation")

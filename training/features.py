@@ -70,7 +70,7 @@ def encoded_bytes(task: Task, network: nn.Module, samples: Samples, device: torc
 def _encode(task: Task, network: nn.Module, samples: Samples, options: Train, device: torch.device) -> Batch:
     network.eval()
     parts: list[Batch] = []
-    batches = ordered_batches(len(samples), options.batch_size)
+    batches = ordered_batches(samples, options.batch_size)
     loaded = load_batches(samples, batches, options.loader_workers, 0, "encoding")
     with torch.inference_mode(), autocast(device, options.precision):
         for batch in bar(loaded, len(batches), "frozen layers"):

@@ -107,8 +107,9 @@ def shuffled_batches(
     return batches
 
 
-def ordered_batches(count: int, size: int) -> list[list[int]]:
-    """Cut 0 ... count-1 into batches."""
+def ordered_batches(samples: Samples, size: int) -> list[list[int]]:
+    """Cut the indices of samples into batches of `size`, or of as many as the samples allow at once."""
+    count, size = len(samples), min(size, getattr(samples, "at_once", size))
     return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
 
 

@@ -9,6 +9,6 @@ from core.files import atomic
 
 
 def save_predictions(run_folder: Path, model: str, data: str, predictions: Mapping[str, np.ndarray]) -> None:
-    """Write predictions/<model>__<data>.npz; the first axis of each array is the sample."""
+    """Write predictions/<model>__<data>.npz; as `Task.predictions` gives them."""
     with atomic(run_folder / "predictions" / f"{model}__{data}.npz") as temporary:
         np.savez_compressed(temporary, allow_pickle=False, **predictions)

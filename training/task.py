@@ -1,11 +1,13 @@
 """The contract of a task: what the three settings need to know of a learning problem, and nothing else.
 
-A task is one file in `tasks/` with a `Task` subclass and `TASK = ThatClass`, beside one YAML in `configs/`. The
-settings differ only in who calls the training loop and on which data.
+A task is one file in `tasks/` with a `Task` subclass and `TASK = ThatClass`, beside one YAML in `configs/`;
+docs/new_task.md shows a small one. The settings differ only in who calls the training loop and on which data.
 """
 
 import importlib
 import importlib.util
+import traceback
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from core.errors import UserError
+from core.errors import UserError, one_line
 from core.tables import write_table
 from training.options import DataPath, Options
 from training.statistics import Statistics
@@ -31,6 +33,9 @@ class Samples(Protocol):
 
     `names` (ids of the samples) and `units` (the biological unit of each: nucleus, patient), where present, are stored
     beside the predictions.
+
+    `at_once`, where present, is the most samples that a batch without learning takes, whatever `train.eval_batch_size`
+    is: 1 where samples differ in shape.
 
     A dataset that augments has `reseed(seed)`, called before each epoch with a number that is a pure function of
     (experiment seed, client, epoch).
@@ -113,13 +118,13 @@ class Task(Options):
 
     # Data
 
+    @abstractmethod
     def clients(self) -> list[str]:
         """Give the names of the data holders, sorted. Cheap."""
-        raise NotImplementedError
 
+    @abstractmethod
     def statistics(self, client: str) -> Statistics:
         """Count and sum over the train split of a client, without rows leaving it."""
-        raise NotImplementedError
 
     def further_statistics(self, client: str, known: Statistics) -> Statistics:
         """Count and sum over the train split once more, knowing what earlier passes gave, merged; under other names.
@@ -128,6 +133,7 @@ class Task(Options):
         """
         raise NotImplementedError
 
+    @abstractmethod
     def fit(self, own: Statistics, everyone: Statistics) -> BaseModel:
         """Fit the preprocessing.
 
@@ -137,11 +143,10 @@ class Task(Options):
             everyone: Merged statistics of all clients. What all models must agree on to be comparable (label map,
                 feature list) comes from here; what is measured (scalers) comes from `own`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def client_data(self, client: str, fitted: BaseModel) -> ClientData:
         """Open the splits of a client."""
-        raise NotImplementedError
 
     def held_out(self, fitted: BaseModel) -> Samples | None:
         """Open the set that belongs to no client, where there is one."""
@@ -155,17 +160,17 @@ class Task(Options):
         """Give level -> ids of the held-out set."""
         return {}
 
+    @abstractmethod
     def data_digest(self, client: str) -> str:
         """Give a SHA-256 of a client's data (or of `held_out`), for the manifest and for caches."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self, client: str) -> dict[str, Any]:
         """Give the samples of each split, and where there are such: `labels` (label -> count over all splits), `files`.
 
         `files` records how the splits were made: split -> file, units and SHA-256. A node with data of its own sends
         the number of `units`, not their names.
         """
-        raise NotImplementedError
 
     def absent(self, client: str) -> tuple[str, ...]:
         """Give patterns of parameters for which a client has no data: they do not train there, nor count its vote."""
@@ -177,9 +182,9 @@ class Task(Options):
 
     # Network
 
+    @abstractmethod
     def network(self, fitted: BaseModel) -> nn.Module:
         """Build the network; called under a seed. What never trains has `requires_grad` off."""
-        raise NotImplementedError
 
     def bare_network(self, fitted: BaseModel) -> nn.Module:
         """Build the network for the weights of a finished run, which are all there are; by default as for training.
@@ -215,31 +220,35 @@ class Task(Options):
         """Run the frozen front of the network: a batch that `forward` takes in its place, or None."""
         return None
 
+    @abstractmethod
     def forward(self, network: nn.Module, batch: Batch) -> Batch:
         """Run the network on a batch, encoded or not; a vector that stands for each sample is called `embedding`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, outputs: Batch, batch: Batch) -> Loss:
         """Compute the training loss."""
-        raise NotImplementedError
 
     # Measures
 
+    @abstractmethod
     def metrics(self, fitted: BaseModel) -> MetricCollection:
         """Give fresh metrics whose states merge exactly: `dist_reduce_fx` is sum, min or max, or cat where it must.
 
         A metric may compute several values at once, as a dict of scalars and arrays; its `higher_is_better` is then a
         dict too, without those scalars that are mere counts.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def observe(self, metrics: MetricCollection, outputs: Batch, batch: Batch) -> None:
         """Update the metrics with a batch; all tensors are on the CPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predictions(self, outputs: Batch, batch: Batch) -> Batch:
-        """Give what is stored per sample, so that every reported number can be recomputed."""
-        raise NotImplementedError
+        """Give what is stored per sample, so that every reported number can be recomputed.
+
+        Arrays are joined along their first axis, which is the sample; where samples have parts of which they have
+        unequal numbers, such as pixels, it is the part, and another array says how many each sample has.
+        """
 
     def classes(self, fitted: BaseModel) -> list[str]:
         """Give the names along the axes of non-scalar metrics; empty where there are none."""
@@ -264,8 +273,12 @@ class Task(Options):
         raise UserError(f"task {type(self).__name__}: takes no new data; give the task a method `inputs`")
 
     def columns(self, outputs: Batch, fitted: BaseModel) -> dict[str, np.ndarray]:
-        """Give what a table of predictions says of a batch: column -> value per sample."""
-        raise NotImplementedError
+        """Give what a table of predictions says of a batch: column -> value per sample.
+
+        Raises:
+            UserError: The task has no such method.
+        """
+        raise UserError(f"task {type(self).__name__}: takes no new data; give the task a method `columns`")
 
     def write_answers(
         self, answers: Iterable[Answer], folder: Path, fitted: BaseModel, scores: Mapping[str, float | None]
@@ -314,16 +327,35 @@ def load_task_class(name: str) -> type[Task]:
     """Find the task class behind a name: `tasks/NAME.py`, or a dotted module anywhere on the path.
 
     Raises:
-        UserError: There is no such module, or it holds no `TASK`.
+        UserError: There is no such module, it cannot be imported, or its `TASK` is missing or not whole.
     """
     module_name = name if "." in name else f"tasks.{name}"
     try:
-        known = importlib.util.find_spec(module_name) is not None
+        spec = importlib.util.find_spec(module_name)
     except (ImportError, ValueError):
-        known = False
-    if not known:
+        spec = None
+    if spec is None:
         raise UserError(f"task = {name!r}: no such task; give a name that `python -m tasks` lists, or a dotted module")
-    task = getattr(importlib.import_module(module_name), "TASK", None)
-    if task is None:
-        raise UserError(f"task = {name!r}: the module {module_name} defines no TASK; add `TASK = YourTask` to it")
-    return task  # type: ignore[no-any-return]
+    try:
+        task = getattr(importlib.import_module(module_name), "TASK", None)
+    except Exception as error:
+        cause = f"{type(error).__name__}: {one_line(error)}{_line(error, spec.origin)}"
+        raise UserError(f"task = {name!r}: {module_name} cannot be imported ({cause}); mend the module") from error
+    if not (isinstance(task, type) and issubclass(task, Task)):
+        raise UserError(f"task = {name!r}: {module_name} ends in no `TASK = YourTask`, a subclass of Task; add it")
+    if lacking := _lacking(task):
+        raise UserError(f"task = {name!r}: {task.__name__} lacks {', '.join(lacking)}; see docs/new_task.md")
+    return task
+
+
+def _line(error: Exception, file: str | None) -> str:
+    """Say which line of a file raised an error; nothing where Python says it itself, as of wrong syntax."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f", line {lines[-1]} of {file}" if lines else ""
+
+
+def _lacking(task: type[Task]) -> list[str]:
+    """Name what every task must define and this one does not."""
+    values = [name for name in ("Fitted", "primary") if not hasattr(task, name)]
+    further = task.passes > 1 and task.further_statistics is Task.further_statistics
+    return [*values, *sorted(task.__abstractmethods__), *(["further_statistics"] if further else [])]

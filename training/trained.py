@@ -62,7 +62,7 @@ class Trained:
         """
         names, place, options = _names(samples), 0, self.options
         front = encoded_bytes(self.task, self.network, samples, self.device) if options.cache_features else None
-        blocks = ordered_batches(len(samples), options.eval_batch_size if front is None else options.batch_size)
+        blocks = ordered_batches(samples, options.eval_batch_size if front is None else options.batch_size)
         loaded = load_batches(samples, blocks, options.loader_workers, 0, "prediction")
         batches = self._on_device(bar(loaded, len(blocks), "prediction"))
         with torch.inference_mode():

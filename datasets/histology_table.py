@@ -102,7 +102,7 @@ def read_columns(source: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         table = pd.read_csv(source, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
         # A blank that nobody sees must not make two animals of one.
-        table = table.apply(lambda column: column.str.strip())
+        table = pd.DataFrame({name: column.str.strip() for name, column in table.items()})
     except FileNotFoundError as error:
         raise UserError(f"{source}: no such file; check the path, or make data with `python -m datasets`") from error
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors

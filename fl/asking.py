@@ -75,14 +75,15 @@ class Asking:
         refused: list[Failure] = []
         failed: list[Failure] = []
         waiting = clients
-        for _ in range(self.options.retries + 1):
+        deaths = self.deaths.launches(exchange)
+        for attempt in range(self.options.retries + 1):
             if not waiting:
                 break
             for failure in failed:
                 self.run.log(f"{failure.client} failed in {failure.phase} ({failure.message}); asked again")
             answers = self.nodes.ask(
-                kind, waiting, request, arrays, reject, alone=self.deaths.suspects(exchange),
-                timeout=self.options.client_timeout,
+                kind, waiting, {**request, "attempt": attempt, "deaths": deaths}, arrays, reject,
+                alone=self.deaths.suspects(exchange), timeout=self.options.client_timeout,
             )  # fmt: skip
             if answers.dead:
                 self.deaths.add(exchange, answers.dead)

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel
@@ -42,18 +41,22 @@ def check_faults(options: Federation, clients: Collection[str], task: Task) -> N
 class Faults:
     """What befalls one client in one attempt of one round."""
 
-    def __init__(self, experiment: Experiment, client: str, server_round: int, folder: Path) -> None:
+    def __init__(self, experiment: Experiment, client: str, server_round: int, attempt: int, deaths: int) -> None:
         """Find the rules that strike.
 
         Args:
             experiment: Holds `federation.faults` and the seed.
             client: Its name.
             server_round: The round.
-            folder: Where attempts are counted, since the fault `exit` takes its process with it.
+            attempt: How often the client was asked before in this round; a run that is gone on with begins anew.
+            deaths: Launches that ended in this round because workers died, as they do of the fault `exit`.
         """
-        rules = enumerate(experiment.federation.faults)
-        found = [(n, rule) for n, rule in rules if rule.strikes(experiment.seed, n, client, server_round)]
-        self.rules = [rule for n, rule in found if _left(rule, folder / f"{n}-{client}-{server_round}")]
+        self.rules = [
+            rule
+            for number, rule in enumerate(experiment.federation.faults)
+            if rule.strikes(experiment.seed, number, client, server_round)
+            and (rule.times is None or attempt + deaths * isinstance(rule, Exit) < rule.times)
+        ]
 
     def before_training(self) -> None:
         """Raise, end the process, or wait."""
@@ -105,16 +108,6 @@ class Flipped:
         """Pass the epoch's seed on."""
         if hasattr(self.inner, "reseed"):
             self.inner.reseed(seed)
-
-
-def _left(rule: AnyFault, marker: Path) -> bool:
-    """Count this attempt, and tell whether the rule strikes it."""
-    if rule.times is None:
-        return True
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    with marker.open("a", encoding="utf-8") as stream:
-        stream.write("attempt\n")
-    return len(marker.read_text(encoding="utf-8").splitlines()) <= rule.times
 
 
 def _spoiled(rule: AnyFault, update: Arrays, sent: Arrays) -> Arrays:

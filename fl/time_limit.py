@@ -7,6 +7,14 @@ from collections.abc import Iterator
 from types import FrameType
 
 
+class OvertimeError(BaseException):
+    """What was asked took too long.
+
+    No `Exception`: code that reads files turns those, and above all the `OSError` that a `TimeoutError` is, into words
+    about a damaged file.
+    """
+
+
 @contextlib.contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
     """Interrupt the block after a number of seconds.
@@ -15,14 +23,14 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     the server's own patience is what ends the wait.
 
     Raises:
-        TimeoutError: The block took longer.
+        OvertimeError: The block took longer.
     """
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"no end after {seconds:g} s, federation.client_timeout")
+        raise OvertimeError(f"no end after {seconds:g} s, federation.client_timeout")
 
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, seconds)

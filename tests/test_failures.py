@@ -1,9 +1,11 @@
 """What becomes of clients that fail: asked again, rejected by name, given up or the end of the run."""
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,19 @@ import pytest
 from flwr.app import ConfigRecord
 
 from core.errors import UserError
+from core.files import read_json
 from fl.client_app import app as client_app
 from fl.exchange import Arrays, Part, pack, unpack
+from fl.faults import Faults
 from fl.guard import out_of_place, reason_to_reject
 from fl.inprocess import InProcessGrid
 from fl.nodes import RoundError
 from fl.server import serve
-from fl.time_limit import time_limit
+from fl.time_limit import OvertimeError, time_limit
+from tests.commands import interrupt
 from tests.conftest import Finished, Go, conduct
+from tests.toy_task import Points
+from training.config import load
 from training.federation import Federation
 from training.runs import Run
 
@@ -121,6 +128,31 @@ def test_a_client_that_recovers_is_asked_again_in_the_same_round(go: Go) -> None
     )
 
 
+def test_attempts_are_counted_anew_where_a_killed_run_goes_on(
+    go: Go, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ada is struck in round 2, then the process is killed; gone on with, round 2 is what it was: without ada."""
+    words = (fault("exception", client="ada", times=1), "federation.retries=0", "federation.on_client_failure=continue")
+    straight = go("federated", *words)
+    run = start("federated", *words)
+    interrupt(monkeypatch, epoch=5)
+    with pytest.raises(KeyboardInterrupt):
+        conduct(run)
+    assert [one["step"] for one in run.history] == [1]
+    resumed = Run.attach(run.folder)
+    assert conduct(resumed) == "degraded"
+    assert Finished(run.folder).hashes == straight.hashes
+    assert participants(Finished(run.folder)) == [["ada", "bob", "cyd"], ["bob", "cyd"], ["ada", "bob", "cyd"]]
+
+
+def test_a_death_is_an_attempt_of_the_fault_that_kills_and_of_no_other(toy: Path) -> None:
+    def struck(kind: str, attempt: int, deaths: int) -> bool:
+        return bool(Faults(load(toy, [fault(kind, times=1)]), "bob", 2, attempt, deaths).rules)
+
+    assert [struck("exit", *counts) for counts in ((0, 0), (1, 0), (0, 1))] == [True, False, False]
+    assert [struck("exception", *counts) for counts in ((0, 0), (1, 0), (0, 1))] == [True, False, True]
+
+
 def test_without_retries_one_failure_counts(go: Go) -> None:
     run = go("federated", fault("exception", times=1), "federation.retries=0", "federation.min_clients=2")
     assert participants(run)[1] == ["ada", "cyd"]
@@ -136,14 +168,32 @@ def test_a_missed_quorum_ends_the_run(start: Start) -> None:
 
 
 def test_a_client_that_hangs_is_interrupted(go: Go) -> None:
-    limits = ("federation.client_timeout=0.5", "federation.retries=0", "federation.on_client_failure=continue")
+    limits = ("federation.client_timeout=2", "federation.retries=0", "federation.on_client_failure=continue")
     started = time.monotonic()
     run = go("federated", fault("hang"), *limits, "train.select=last")
     assert time.monotonic() - started < 30
     assert participants(run) == [["ada", "bob", "cyd"], ["ada", "cyd"], ["ada", "bob", "cyd"]]
     (failure,) = run.json("status")["failures"]
-    assert failure["message"] == "no end after 0.5 s, federation.client_timeout"
+    assert failure["message"] == "no end after 2 s, federation.client_timeout"
     assert "time.sleep" in (run.folder / failure["traceback"]).read_text()
+
+
+def test_a_limit_met_while_a_file_is_read_is_no_word_about_the_file(
+    go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers turn any error of theirs into words about the file; this one is a pipe that nobody writes to."""
+    os.mkfifo(tmp_path / "samples.json")
+    opened = Points.client_data
+
+    def reading(self: Points, client: str, fitted: Any) -> Any:
+        return read_json(tmp_path / "samples.json") if client == "bob" else opened(self, client, fitted)
+
+    monkeypatch.setattr(Points, "client_data", reading)
+    limits = ("federation.client_timeout=2", "federation.retries=0", "federation.on_client_failure=continue")
+    run = go("federated", *limits)
+    found = run.json("status")["failures"][0]
+    assert (found["client"], found["phase"], found["kind"]) == ("bob", "open", "failed")
+    assert found["message"] == "no end after 2 s, federation.client_timeout"
 
 
 def test_a_slow_client_changes_nothing_but_time(go: Go) -> None:
@@ -154,7 +204,7 @@ def test_the_limit_lets_go_of_what_is_quick() -> None:
     with time_limit(0.05):
         pass
     time.sleep(0.1)
-    with pytest.raises(TimeoutError), time_limit(0.05):
+    with pytest.raises(OvertimeError), time_limit(0.05):
         time.sleep(1)
 
 

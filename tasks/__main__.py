@@ -1,5 +1,6 @@
 """Command line: python -m tasks [TASK] and python -m tasks split CONFIG."""
 
+import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,9 +9,12 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+import tasks
 from core.commands import DefaultCommand, one_line_errors
+from core.errors import UserError
 from training.config import Train, load
 from training.federation import Federation
 from training.mistakes import sections_of
@@ -31,8 +35,9 @@ def options(task: Annotated[str, typer.Argument(help="Name of a task, or dotted 
     console = Console()
     with one_line_errors():
         if not task:
-            for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
-                console.print(f"[bold]{path.stem}[/bold]  {load_task_class(path.stem).__doc__}")
+            for name in sorted(module.name for module in pkgutil.iter_modules(tasks.__path__)):
+                if not name.startswith("_"):
+                    console.print(f"[bold]{name}[/bold]  {_about(name)}")
             return
         sections: dict[str, type[BaseModel]] = {
             "options": load_task_class(task),
@@ -57,6 +62,14 @@ def split(
     with one_line_errors():
         digest = write_split(out, load(config, overrides or [], experiment=experiment), str(config))
         print(f"split {digest[:12]}: {out}")
+
+
+def _about(name: str) -> str:
+    """Say what a task is about; of one that cannot be used, why: the others are listed all the same."""
+    try:
+        return load_task_class(name).__doc__ or ""
+    except UserError as error:
+        return escape(f"cannot be used: {error}")
 
 
 def _table(section: str, schema: type[BaseModel]) -> Table:

@@ -12,6 +12,7 @@ import pytest
 
 from fl.isolation import isolated
 from fl.launcher import free_port
+from tests.new_task import write_files
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -47,7 +48,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project as a clone has it, with the checkpoint that the README converts."""
+    """The project as a clone has it, with the checkpoint that the README converts and the task that a page shows."""
     folder = tmp_path_factory.mktemp("readme") / "triptych"
     listing = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -58,6 +59,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     shutil.copy(folder / "tests" / "fixtures" / "nicheformer" / "checkpoint.ckpt", folder / "nicheformer.ckpt")
+    write_files(folder)
     return folder
 
 

@@ -34,6 +34,9 @@ class Samples(Protocol):
     `names` (ids of the samples) and `units` (the biological unit of each: nucleus, patient), where present, are stored
     beside the predictions.
 
+    `at_once`, where present, is the most samples that a batch without learning takes, whatever `train.eval_batch_size`
+    is: 1 where samples differ in shape.
+
     A dataset that augments has `reseed(seed)`, called before each epoch with a number that is a pure function of
     (experiment seed, client, epoch).
     """
@@ -241,7 +244,11 @@ class Task(Options):
 
     @abstractmethod
     def predictions(self, outputs: Batch, batch: Batch) -> Batch:
-        """Give what is stored per sample, so that every reported number can be recomputed."""
+        """Give what is stored per sample, so that every reported number can be recomputed.
+
+        Arrays are joined along their first axis, which is the sample; where samples have parts of which they have
+        unequal numbers, such as pixels, it is the part, and another array says how many each sample has.
+        """
 
     def classes(self, fitted: BaseModel) -> list[str]:
         """Give the names along the axes of non-scalar metrics; empty where there are none."""

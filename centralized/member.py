@@ -64,7 +64,7 @@ class Member:
             held_out: The set that belongs to no client, opened before training so that a fault in it shows at once.
             device: Where the network is.
             monitor: Validation metric and whether higher is better.
-            digests: Client -> SHA-256 of its data.
+            digests: Client, and `held_out` where there is such a set -> SHA-256 of its data.
             group: The processes that train it together.
         """
         self.run, self.task, self.name, self.clients = run, task, name, clients
@@ -86,7 +86,7 @@ class Member:
             device=device,
             group=group,
         )
-        own = {client: digests[client] for client in clients}
+        own = {name: digest for name, digest in digests.items() if name in (*clients, "held_out")}
         self.basis = {**basis(run.experiment, own), "processes": group.size}
         self.accepted: dict[str, Any] = {}
 

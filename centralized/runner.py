@@ -24,6 +24,7 @@ from training.preparation import (
     monitored,
     open_client,
     open_held_out,
+    with_held_out,
 )
 from training.runs import Run, Status
 from training.scoring import merged, row, summary_head
@@ -112,6 +113,7 @@ class _Runner:
         with self.group.first_leads():
             data = {client: self._of(client, "open", opened) for client in self.clients}
             held_out = open_held_out(self.task, fitted, network, self.experiment, self.device)
+            self.digests = with_held_out(self.task, self.digests, held_out)
         return Member(
             self.run,
             self.task,

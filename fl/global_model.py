@@ -16,7 +16,7 @@ from training.features import frozen_hash
 from training.manifest import Outcome
 from training.metrics import Metrics
 from training.parameters import count_parameters, load_state, trainable_state, weights_hash
-from training.preparation import basis, build_network, monitored, open_held_out
+from training.preparation import basis, build_network, monitored, open_held_out, with_held_out
 from training.runs import Run
 from training.selection import Selection
 from training.task import Task
@@ -52,7 +52,6 @@ class GlobalModel:
         self.aggregator = Aggregator(experiment.federation.strategy, parameters)
         self.selection = Selection(higher_is_better, experiment.train.early_stopping)
         self.fingerprint = checkpoints.fingerprint(experiment.task, self.network, fitted)
-        self.basis = basis(experiment, digests)
         self.accepted: dict[str, Any] = {}
         self.round, self.samples = 0, 0
         self.taken: dict[str, list[int]] = {client: [] for client in digests}
@@ -60,6 +59,8 @@ class GlobalModel:
         # What is personal never reaches the server, so it has no whole network to score.
         whole = not self.travel.personal
         self.held_out = open_held_out(task, fitted, self.network, experiment, device) if whole else None
+        self.digests = with_held_out(task, digests, self.held_out)
+        self.basis = basis(experiment, self.digests)
 
     @property
     def full_state_bytes(self) -> int:

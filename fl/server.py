@@ -227,7 +227,7 @@ class Server:
                 self.experiment,
                 {"federated": self.model.outcome()},
                 clients=self.descriptions,
-                data=self.digests,
+                data=self.model.digests,
                 split=self.split,
                 held_out=held_out.count if held_out else None,
                 budget={"epochs": None, "rounds": self.model.round, "local_epochs": self.options.local_epochs},

@@ -98,7 +98,8 @@ def _prepare(folder: Path, workers: int | None) -> "functools.partial[Run]":
     for member, changes in manifest["accepted"].items():
         raise UserError(f"{folder / 'manifest.json'}: {member} went on with other {' and '.join(changes)} (--accept)")
     task = experiment.build_task()
-    _check_data(folder, manifest["data"], {name: task.data_digest(name) for name in _clients(task)})
+    names = {*_clients(task), *manifest["data"].keys() & {"held_out"}}
+    _check_data(folder, manifest["data"], {name: task.data_digest(name) for name in names})
     federation = experiment.federation.model_copy(update={"workers": workers} if workers else {})
     experiment = experiment.model_copy(update={"federation": federation})
     return functools.partial(Run.create, experiment=experiment, setting="federated")

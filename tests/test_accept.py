@@ -53,6 +53,18 @@ def test_other_data_is_refused_unless_named(
 
 
 @BOTH
+def test_another_held_out_set_is_other_data(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    folder = interrupted(toy, tmp_path, command, monkeypatch)
+    original = Points.data_digest
+    monkeypatch.setattr(Points, "data_digest", lambda self, name: original(self, name) + " anew" * (name == "held_out"))
+    refused(run(command, "--resume", folder), "made with other data (", "go on with --accept data, or start a new run")
+    assert run(command, "--resume", folder, "--accept", "data").exit_code == 0
+    assert manifest(folder)["data"]["held_out"].endswith(" anew")
+
+
+@BOTH
 def test_another_config_is_never_accepted(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:

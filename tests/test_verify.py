@@ -153,6 +153,10 @@ def test_what_cannot_give_the_same_is_refused(
         patch.setattr(Points, "data_digest", lambda self, client: "rewritten" if client == "bob" else "")
         check(finished, "manifest.json: made with other data of ada (points of ad, now )")
     with monkeypatch.context() as patch:
+        original = Points.data_digest
+        patch.setattr(Points, "data_digest", lambda self, one: "new" if one == "held_out" else original(self, one))
+        check(finished, "manifest.json: made with other data of held_out (points of he, now new)")
+    with monkeypatch.context() as patch:
         patch.setattr(Points, "clients", lambda self: ["ada", "bob", "cyd", "dan"])
         check(finished, "made with other data of dan (nowhere, now points of da); restore the data it was made with")
     with monkeypatch.context() as patch:

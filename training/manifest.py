@@ -56,7 +56,7 @@ def manifest(
         experiment: As resolved.
         outcomes: Model name -> outcome.
         clients: Client -> samples per split and label counts.
-        data: Client -> SHA-256 of its data.
+        data: Client, and `held_out` where there is such a set -> SHA-256 of its data.
         split: SHA-256 of who is in which split, or None where the task names nobody.
         held_out: Samples of the held-out set, or None.
         budget: Epochs or rounds.

@@ -95,6 +95,11 @@ def basis(experiment: Experiment, digests: Mapping[str, str]) -> dict[str, Any]:
     return {"config": experiment.digest, "data": sha256_json(dict(digests)), "code": code_digest(experiment.task)}
 
 
+def with_held_out(task: Task, digests: Mapping[str, str], held_out: Samples | None) -> dict[str, str]:
+    """Add the SHA-256 of the set that belongs to no client to those of the clients, where this process holds it."""
+    return {**digests, **({"held_out": task.data_digest("held_out")} if held_out is not None else {})}
+
+
 def fitted_hash(fitted: BaseModel) -> str:
     """Give the SHA-256 of fitted preprocessing."""
     return hashlib.sha256(fitted.model_dump_json().encode()).hexdigest()

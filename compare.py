@@ -62,7 +62,7 @@ def main(
             raise typer.Exit(code)
         plain = request.load()
         folder = _known_folder(resume) if resume else _new_folder(results / task_stem(plain), name)
-        check_federation(plain)
+        check_federation(plain, engine)
         code = _compare(plain, folder, seeds, engine)
     raise typer.Exit(code)
 
@@ -95,7 +95,7 @@ def _end(run: Run, execution: Callable[[Run], Status]) -> int:
 
 def _conduct_place(place: Place, matrix: Matrix, seeds: list[int] | None, engine: Engine) -> int:
     """Compare the settings for one experiment; leave the comparison alone where all its runs have ended."""
-    check_federation(place.experiment)
+    check_federation(place.experiment, engine)
     matrix.claim(place)
     names = [f"{setting}-seed{seed}" for seed in seeds or [place.experiment.seed] for setting in SETTINGS]
     codes = [_ended(place.folder / name) for name in names]

@@ -217,7 +217,7 @@ def _open(
     except UserError as error:
         raise UserError(f"{space_path}: {error}") from None
     if setting == "federated":
-        check_federation(base)
+        check_federation(base, engine)
     sought = objective(base)
     if sought.metric == "loss":
         space.refuse_losses(space_path)

@@ -1,12 +1,13 @@
 """Command line: python -m fl CONFIG [section.key=value ...] and python -m fl verify RUN."""
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from core.commands import DefaultCommand, one_line_errors
-from fl.engines import Engine, engine_function
+from fl.engines import Engine, check_federation, engine_function
 from fl.verify import verify
 from reports.experiment_summary import summarise
 from reports.report import write_report
@@ -53,6 +54,7 @@ def train(
         request = Request(
             config=config, overrides=overrides or [], results=results, name=name, resume=resume, accept=accept or [],
             experiment=experiment, every=every, split=split, dry_run=dry_run,
+            check=functools.partial(check_federation, engine=engine),
         )  # fmt: skip
         code = answer(
             request,

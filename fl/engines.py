@@ -9,18 +9,21 @@ from core.errors import UserError
 from core.files import read_json
 from fl.client_app import app as client_app
 from fl.deaths import Deaths
+from fl.faults import check_faults
 from fl.inprocess import InProcessGrid
 from fl.launcher import LaunchError, launch
 from fl.resources import choose_resources
 from fl.server import check_options, serve
+from fl.strategies import check_clients
 from training.config import Experiment
+from training.faults import Exit
 from training.preparation import check_leaks, check_names
 from training.provenance import ROOT, imported_from
 from training.runs import Run, Status
 
-STAMP = re.compile(r"\d{4}-\d\d-\d\dT\S+")
 SEARCH = 10
 """Launches without a finished round, times those that one client may cost, after which no culprit is looked for."""
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT\S+")
 """Time at the start of each line of log.txt."""
 
 
@@ -36,15 +39,40 @@ def engine_function(engine: Engine) -> Callable[[Run], Status]:
     return on_flower if engine is Engine.flower else in_process
 
 
-def check_federation(experiment: Experiment) -> None:
-    """Refuse a federation that could only fail, before hours go into the other settings.
+def usual_engine(experiment: Experiment) -> Engine:
+    """Give the quickest engine on which an experiment gives what it gives on every other."""
+    return Engine.flower if _exits(experiment) else Engine.inprocess
+
+
+def check_engine(experiment: Experiment, engine: Engine) -> None:
+    """Refuse a fault that would end the process of the server with that of the client.
 
     Raises:
-        UserError: The data cannot be opened, options contradict each other, or there are too few clients.
+        UserError: There is one, and they share a process.
+    """
+    if engine is Engine.inprocess and (numbers := _exits(experiment)):
+        raise UserError(
+            f"federation.faults[{numbers[0]}].kind = exit: would end the process that all share; "
+            "use --engine flower, where clients have workers of their own"
+        )
+
+
+def _exits(experiment: Experiment) -> list[int]:
+    return [number for number, rule in enumerate(experiment.federation.faults) if isinstance(rule, Exit)]
+
+
+def check_federation(experiment: Experiment, engine: Engine) -> None:
+    """Refuse a federation that could only fail, before hours go into it or into the other settings.
+
+    Raises:
+        UserError: The data cannot be opened, options contradict each other, the engine, or the clients that there are.
     """
     check_options(experiment)
+    check_engine(experiment, engine)
     task = experiment.build_task()
-    check_clients(experiment.federation, len(check_names(task.clients(), str(task.data))))
+    clients = check_names(task.clients(), str(task.data))
+    check_clients(experiment.federation, len(clients))
+    check_faults(experiment.federation, clients, task)
 
 
 class FlowerRunError(RuntimeError):
@@ -52,7 +80,12 @@ class FlowerRunError(RuntimeError):
 
 
 def in_process(run: Run) -> Status:
-    """Conduct a run with server and clients in this process."""
+    """Conduct a run with server and clients in this process.
+
+    Raises:
+        UserError: Data or config cannot be used.
+    """
+    check_engine(run.experiment, Engine.inprocess)
     return serve(run, InProcessGrid(client_app, nodes=1), nodes=1)
 
 
@@ -63,10 +96,10 @@ def on_flower(run: Run) -> Status:
         UserError: Data or config cannot be used.
         FlowerRunError: The run failed.
     """
+    Deaths(run.folder).forget()
     task = run.experiment.build_task()
     clients = check_names(task.clients(), str(task.data))
     check_leaks(task, clients)
-    Deaths(run.folder).forget()
     resources = choose_resources(run, task, clients)
     config = {"run": str(run.folder.resolve()), "nodes": str(resources.nodes)}
     patience = _Patience(run)

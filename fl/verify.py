@@ -1,6 +1,5 @@
 """Command line: python -m fl verify RUN: the same run once more, and the first thing in which the two differ."""
 
-import functools
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from core.commands import one_line_errors
 from core.errors import UserError, one_line
 from core.files import read_json, sha256_json
 from fl.client_app import app as client_app
-from fl.engines import Engine, engine_function
+from fl.engines import Engine, check_engine, engine_function, usual_engine
 from fl.inprocess import InProcessGrid
 from fl.server import serve
 from training import checkpoints
-from training.config import load
+from training.config import Experiment, load
 from training.parameters import weights_hash
 from training.preparation import check_names
 from training.provenance import code_digest
@@ -49,7 +48,9 @@ class Record:
 
 def verify(
     run: Annotated[Path, typer.Argument(help="Run folder of a finished federated run")],
-    engine: Annotated[Engine, typer.Option(help="As for a run; all give the same")] = Engine.inprocess,
+    engine: Annotated[
+        Engine | None, typer.Option(help="All give the same; by default inprocess, unless a fault ends processes")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Clients at the same time; all give the same", min=1)] = None,
 ) -> None:
     """Run a finished run once more from its own config into a temporary folder, and compare weights and metrics.
@@ -58,11 +59,13 @@ def verify(
     those that manifest.json names.
     """
     with one_line_errors():
-        again = _prepare(run, workers)
+        experiment = _prepare(run, workers)
+        engine = engine or usual_engine(experiment)
+        check_engine(experiment, engine)
         recorded = read_record(run)
         with tempfile.TemporaryDirectory(prefix="triptych-verify-") as folder:
             try:
-                _conduct(again(Path(folder) / "again"), engine, workers)
+                _conduct(Run.create(Path(folder) / "again", experiment, "federated"), engine, workers)
             except UserError:
                 raise
             except Exception as error:
@@ -75,8 +78,8 @@ def verify(
     raise typer.Exit(1 if difference else 0)
 
 
-def _prepare(folder: Path, workers: int | None) -> "functools.partial[Run]":
-    """Give how to start the run again.
+def _prepare(folder: Path, workers: int | None) -> Experiment:
+    """Give the experiment of the run, to be run again.
 
     Raises:
         UserError: It cannot be expected to give the same.
@@ -101,8 +104,7 @@ def _prepare(folder: Path, workers: int | None) -> "functools.partial[Run]":
     names = {*_clients(task), *manifest["data"].keys() & {"held_out"}}
     _check_data(folder, manifest["data"], {name: task.data_digest(name) for name in names})
     federation = experiment.federation.model_copy(update={"workers": workers} if workers else {})
-    experiment = experiment.model_copy(update={"federation": federation})
-    return functools.partial(Run.create, experiment=experiment, setting="federated")
+    return experiment.model_copy(update={"federation": federation})
 
 
 def _clients(task: Any) -> list[str]:

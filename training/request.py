@@ -28,6 +28,8 @@ class Request:
     every: bool = False
     split: Path | None = None
     dry_run: bool = False
+    check: Callable[[Experiment], None] = lambda experiment: None
+    """Refuses a plain experiment that could only fail, before anything is written."""
 
     @property
     def values(self) -> list[str]:
@@ -45,6 +47,7 @@ class Request:
         experiment = load(self.config, self.values)
         if self.split:
             check_split(self.split, experiment)
+        self.check(experiment)
         return experiment
 
     def matrix(self, setting: str, *, any_seed: bool = False, group: Group = ALONE) -> Matrix | None:

@@ -10,6 +10,7 @@ from core.errors import UserError
 from core.tables import write_table
 from datasets.proteomics_files import Matrix
 from datasets.proteomics_layout import PLATFORMS
+from models.imputation.confidence import confidence
 from models.imputation.quality import latent_log_likelihood, reconstruction_error, sample_table
 from models.joint_vae.base import OTHER, Platform
 from tasks._joint_vae_scaling import Scaling
@@ -57,6 +58,7 @@ def write_imputed(
 ) -> list[Path]:
     """Write `imputed.csv` in original units, batch by batch; with a latent space `latent.csv` and `quality.csv`, too.
 
+    Where predictions are averages of draws, `confidence.csv` says how sure they are, see `models.imputation.confidence`.
     The quality of a sample is how badly its own platform is rebuilt, and how likely its latent position is. Where both
     are worse than the limits that the run found on its test samples, it is an anomaly; without limits nothing is.
 
@@ -64,6 +66,7 @@ def write_imputed(
         UserError: A prediction is no finite number; then nothing is written.
     """
     kept: list[Columns] = []
+    sure: list[Columns] = []
     sources: set[str] = set()
 
     def rows() -> Iterator[Mapping[str, np.ndarray]]:
@@ -74,9 +77,13 @@ def write_imputed(
             if "embedding" in one.outputs:
                 kept.append({"sample": names, **_quality(one)})
                 sources.add(_source(one))
+            if deviations := _confidence(one, scaling):
+                sure.append({"sample": names, **deviations})
             yield {"sample": names, **imputed}
 
     written = [write_table(folder / "imputed.csv", rows())]
+    if sure:
+        written.append(write_table(folder / "confidence.csv", sure))
     if not kept:
         return written
     joined = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
@@ -115,6 +122,16 @@ def _original(one: Answer, scaling: Scaling) -> Columns:
     target = OTHER[_source(one)]
     values = scaling.of(target).inverse(one.outputs[f"predicted_{target}"].double().numpy())
     return dict(zip(scaling.of(target).features, values.T, strict=True))
+
+
+def _confidence(one: Answer, scaling: Scaling) -> Columns:
+    """Give how sure each predicted feature is, between 0 and 1, where predictions were drawn."""
+    target = OTHER[_source(one)]
+    if f"deviation_{target}" not in one.outputs:
+        return {}
+    fitted = scaling.of(target)
+    deviation = one.outputs[f"deviation_{target}"].double().numpy() * np.asarray(fitted.scale)
+    return dict(zip(fitted.features, confidence(deviation).T, strict=True))
 
 
 def _refuse_infinite(one: Answer, imputed: Columns) -> None:

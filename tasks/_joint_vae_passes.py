@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from models.imputation.confidence import sampled_deviation
 from models.joint_vae.base import OTHER, CrossPlatformModel, Platform, Tensors, checked, evaluating
+from models.joint_vae.noise import evaluation_generator
 from training.task import Batch
 
 
@@ -52,13 +54,19 @@ def impute(network: CrossPlatformModel, batch: Batch, n_samples: int, *, latent:
     Args:
         network: A trained one.
         batch: `a` or `b` alone, [B, D].
-        n_samples: Draws from the posterior to average; 0 takes its mean.
+        n_samples: Draws from the posterior to average; 0 takes its mean. From two on, the `deviation` of what is drawn
+            is given, too.
         latent: Whether to give the position in the latent space as `embedding`, the own platform as `rebuilt` from it,
             and as `given`, too.
     """
     source = checked(next(iter(batch)))
     x, target = batch[source], OTHER[source]
     outputs = {f"predicted_{target}": network.impute(x, source, target, n_samples=n_samples)}
+    if n_samples > 1:
+        drawn = evaluation_generator()
+        outputs[f"deviation_{target}"] = sampled_deviation(
+            lambda: network.impute(x, source, target, n_samples=1, generator=drawn), n_samples
+        )
     if not latent:
         return outputs
     rebuilt = network.impute(x, source, source)

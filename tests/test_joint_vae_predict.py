@@ -124,13 +124,19 @@ def test_a_local_model_of_one_client(hospitals: Path, tmp_path: Path) -> None:
     same(answer(done, path, tmp_path / "out", "--model", NORTH), wanted)
 
 
-def test_draws_average_to_about_the_mean(hospitals: Path, tmp_path: Path) -> None:
+def test_draws_average_to_about_the_mean_and_say_how_sure_it_is(hospitals: Path, tmp_path: Path) -> None:
     done = run(tmp_path / "run", hospitals, "centralized", "federation.rounds=1", "options.n_samples=200")
     wanted = expected(done, "a", "centralized")
     path = new_samples(hospitals, "a", wanted.index.tolist(), tmp_path / "new.csv")
     found = answer(done, path, tmp_path / "out")
     assert not np.allclose(found, wanted, rtol=1e-5)
     assert np.corrcoef(np.log(found).to_numpy().ravel(), np.log(wanted).to_numpy().ravel())[0, 1] > 0.9
+    sure = pd.read_csv(tmp_path / "out" / "new" / "confidence.csv").set_index("sample")
+    assert sure.index.equals(found.index) and sure.columns.equals(found.columns)
+    assert sure.to_numpy().min() > 0 and sure.to_numpy().max() < 1
+    # A mean of 200 draws is off by 1/14 of their deviation, and somewhat more since networks are not linear.
+    shares = np.abs(np.log(found) - np.log(wanted)).to_numpy() / -np.log(sure.to_numpy())
+    assert 0.03 < np.median(shares) < 0.3
 
 
 def test_new_samples_that_cannot_be_used(hospitals: Path, finished: Finished, tmp_path: Path) -> None:

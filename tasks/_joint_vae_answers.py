@@ -58,7 +58,7 @@ def write_imputed(
 ) -> list[Path]:
     """Write `imputed.csv` in original units, batch by batch; with a latent space `latent.csv` and `quality.csv`, too.
 
-    Where predictions are averages of draws, `confidence.csv` says how sure they are, see `models.imputation.confidence`.
+    Where predictions are averages of draws, `confidence.csv` says how sure they are (`models.imputation.confidence`).
     The quality of a sample is how badly its own platform is rebuilt, and how likely its latent position is. Where both
     are worse than the limits that the run found on its test samples, it is an anomaly; without limits nothing is.
 

@@ -6,12 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
+from compare import SETTINGS
+from fl.engines import Engine
+from tests.commands import run
 from tests.conftest import TOY
+from tests.refusals import refused
+from training.workflow import Asked
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -82,17 +87,70 @@ def test_a_killed_training_is_resumed_and_only_what_changed_runs_again(tmp_path:
     assert yaml.safe_load((kept / "config.yaml").read_text())["train"]["lr"] == 0.2
 
 
+@pytest.fixture
+def compared(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """Both experiments, compared by the workflow; the folder of the experiments, and what was asked for."""
+    config = tmp_path / "two.yaml"
+    config.write_text(yaml.safe_dump({**TOY, "experiments": [{"name": "base"}, {"name": "fast"}]}))
+    asked = {"experiments": config, "results": tmp_path / "results", "setting": "compare", "engine": "inprocess"}
+    asked["overrides"] = "federation.rounds=1"
+    done = snakemake(tmp_path, **asked)
+    assert done.returncode == 0, done.stdout
+    return tmp_path / "results" / "toy_task" / "two" / "compare", asked
+
+
+def test_results_that_are_gone_or_of_another_config_are_made_anew(
+    tmp_path: Path, compared: tuple[Path, dict[str, Any]]
+) -> None:
+    folder, asked = compared
+    before = stamps(folder / "fast")
+    by_hand = ["compare", asked["experiments"], "--experiment", "base", "--results", asked["results"]]
+    assert run(*by_hand, "federation.rounds=2").exit_code == 0
+    again = snakemake(tmp_path, **asked)
+    assert again.returncode == 0 and again.stdout.count("rule train:") == 1, again.stdout
+    kept = [yaml.safe_load(path.read_text()) for path in (folder / "superseded").glob("*/*/config.yaml")]
+    assert sorted(one["federation"]["rounds"] for one in kept) == [1, 1, 1, 2, 2, 2]
+
+    (folder / "base" / "local-seed42").rename(tmp_path / "away")
+    again = snakemake(tmp_path, **asked)
+    assert again.returncode == 0 and again.stdout.count("rule train:") == 1, again.stdout
+    assert (folder / "base" / "local-seed42" / "eval_summary.json").is_file()
+    assert stamps(folder / "fast") == before
+    assert "Nothing to be done" in snakemake(tmp_path, **asked).stdout
+
+
+def test_engines_are_those_of_the_command() -> None:
+    assert get_args(Asked.model_fields["engine"].annotation) == tuple(engine.value for engine in Engine)
+    assert get_args(Asked.model_fields["setting"].annotation) == (*SETTINGS, "compare")
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({}, "experiments: missing; add --config experiments=configs/x.yaml"),
-        ({"experiments": "two.yaml", "setting": "pooled"}, "setting = 'pooled': unknown; choose one of centralized"),
-        ({"experiments": "two.yaml", "overrides": "train.lrr=1"}, "experiment base: train.lrr: unknown key; did you"),
+        ({"mem_mb": 1}, "--config: experiments: missing; add it"),
+        ({"setting": "pooled"}, "--config: setting = 'pooled': Input should be 'centralized', 'local', 'federated' or"),
+        ({"seting": "local"}, "--config: seting: unknown key; did you mean setting?"),
+        ({"setting": "federated", "engine": "ray"}, "--config: engine = 'ray': Input should be 'flower' or 'inpro"),
+        ({"engine": "inprocess"}, "--config: engine = 'inprocess': has no effect with setting = centralized; leave"),
+        ({"mem_mb": "much"}, "--config: mem_mb = 'much': Input should be a valid integer"),
+        ({"runtime": 0}, "--config: runtime = 0: Input should be greater than 0"),
+    ],
+)
+def test_keys_and_values_that_cannot_be_used(config: dict[str, Any], expected: str) -> None:
+    others = {} if "mem_mb" in config and config["mem_mb"] == 1 else {"experiments": "two.yaml"}
+    refused(lambda: Asked.read({**others, **config}), expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"seting": "local"}, "--config: seting: unknown key; did you mean setting?"),
+        ({"overrides": "train.lrr=1"}, "experiment base: train.lrr: unknown key; did you"),
     ],
 )
 def test_mistakes_end_the_workflow_in_one_line(tmp_path: Path, config: dict[str, Any], expected: str) -> None:
     write(tmp_path / "two.yaml", 0.2, tmp_path / "marker")
-    done = snakemake(tmp_path, **(config or {"mem_mb": 1}))
+    done = snakemake(tmp_path, experiments=tmp_path / "two.yaml", **config)
     assert len([line for line in done.stdout.splitlines() if expected in line]) == 1, done.stdout
     assert done.returncode == 1 and "Traceback" not in done.stdout
     assert not (tmp_path / "results").exists()

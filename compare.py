@@ -51,11 +51,13 @@ def main(
     """
     with one_line_errors():
         refuse_processes("compare.py")
+        if seeds and (twice := [text for text in overrides or [] if text.startswith("seed=")]):
+            raise UserError(f"override {twice[0]!r}: --seeds says which seeds there are; leave out one of the two")
         request = Request(
             config=config, overrides=overrides or [], results=results, name=name, resume=resume,
             experiment=experiment, every=every, split=split, dry_run=dry_run,
         )  # fmt: skip
-        matrix = request.matrix("compare", any_seed=True)
+        matrix = request.matrix("compare", seeds=seeds or ())
         if matrix:
             code = matrix.conduct(lambda place: _conduct_place(place, matrix, seeds, engine))
             print(f"summary: {summarise(matrix.folder, matrix.done)}")

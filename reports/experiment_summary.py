@@ -19,10 +19,14 @@ from reports.run_folder import RunRecord
 FILE = "experiment_summary.csv"
 SUPERSEDED = "superseded"
 """Folder of runs whose experiment has changed since; they are no rows."""
+LISTED = "experiments.json"
+"""Beside the folders of experiments: the names that their file lists; one that was taken out of it is no row."""
 HEAD = (
     "experiment_name", "description", "setting", "learning_rate", "num_epochs", "batch_size", "total_parameters",
     "device",
 )  # fmt: skip
+FORMULA = ("=", "+", "-", "@")
+"""What makes a spreadsheet take a text for a formula."""
 TAIL = ("split_sha256", "seed", "wall_time_s", "status", "run_folder")
 
 Row = dict[str, Any]
@@ -36,7 +40,9 @@ def summarise(folder: Path, done: Mapping[str, str] | None = None) -> Path:
         done: What has just been done with each, for the table on the terminal.
 
     Returns:
-        The CSV: one header row, numbers as numbers, empty where undefined or not known (yet).
+        The CSV: one header row, numbers as numbers, empty where undefined or not known (yet). Text that a spreadsheet
+        would run as a formula stands behind an apostrophe. Where each client has a model of its own, validation scores
+        are means over these and stand in columns of their own, `best_val_mean_<metric>`.
 
     Raises:
         UserError: There is no run below the folder and nothing was tried, or a run folder cannot be read.
@@ -53,12 +59,21 @@ def summarise(folder: Path, done: Mapping[str, str] | None = None) -> Path:
 
 
 def find_records(folder: Path) -> list[RunRecord]:
-    """Read all runs below a folder but those superseded, sorted by experiment, setting and seed."""
+    """Read the runs of listed experiments below a folder, sorted by experiment, setting and seed."""
     if not folder.is_dir():
         return []
     found = [path.parent for path in folder.rglob("status.json")]
-    kept = [path for path in found if SUPERSEDED not in path.relative_to(folder).parts]
+    kept = [path for path in found if SUPERSEDED not in path.relative_to(folder).parts and _is_listed(path, folder)]
     return sorted(map(RunRecord.read, kept), key=lambda one: (_name(one), one.setting, one.seed))
+
+
+def _is_listed(path: Path, folder: Path) -> bool:
+    for above in path.parents:
+        if (above / LISTED).is_file():
+            return path.relative_to(above).parts[0] in read_json(above / LISTED)
+        if above == folder:
+            break
+    return True
 
 
 def _row(record: RunRecord, folder: Path) -> Row:
@@ -85,9 +100,14 @@ def _scores(record: RunRecord) -> Row:
     return {
         "best_step": best.get("epoch"),
         "step_unit": record.unit if best else None,
-        **{f"best_val_{name}": validated[name] for name in _ordered(validated, primary)},
+        **{_validated(name, record.setting): validated[name] for name in _ordered(validated, primary)},
         **{f"test_{name}": tested[name] for name in _ordered(tested, primary)},
     }
+
+
+def _validated(name: str, setting: str) -> str:
+    """Name the column of a validation metric: a mean of several models is never in one with a value of all data."""
+    return f"best_val_mean_{name}" if setting == "local" else f"best_val_{name}"
 
 
 def _best(record: RunRecord) -> Mapping[str, Any]:
@@ -118,26 +138,35 @@ def _columns(rows: Sequence[Row]) -> list[str]:
 def _cell(value: Any) -> Any:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
-    return value if isinstance(value, int | float) else " ".join(str(value).split())
+    if isinstance(value, int | float):
+        return value
+    text = " ".join(str(value).split())
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _show(rows: Sequence[Row], done: Mapping[str, str] | None) -> None:
     """Print what was done with each experiment, and how its runs stand."""
     primary = next((name for row in rows for name in row if name.startswith("test_") and name != "test_loss"), "")
     metric = primary.removeprefix("test_")
-    scores = {f"val {metric_name(metric)}": f"best_val_{metric}", f"test {metric_name(metric)}": primary}
+    known = {name for row in rows for name in row}
+    scores = {
+        f"val {metric_name(metric)}": f"best_val_{metric}",
+        f"mean val {metric_name(metric)}": f"best_val_mean_{metric}",
+        f"test {metric_name(metric)}": primary,
+    }
+    scores = {heading: key for heading, key in scores.items() if key in known}
     place = [*(key for key in ("setting", "seed") if len({row[key] for row in rows}) > 1), "status"]
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("experiment", *(["done"] if done is not None else []), *place, "best"):
         shown.add_column(heading, overflow="fold", no_wrap=heading != "experiment")
-    for heading in scores if primary else ():
+    for heading in scores:
         shown.add_column(heading, justify="right")
-    known = {row["experiment_name"] for row in rows}
-    for row in [*rows, *({"experiment_name": name} for name in done or {} if name not in known)]:
+    shown_names = {row["experiment_name"] for row in rows}
+    for row in [*rows, *({"experiment_name": name} for name in done or {} if name not in shown_names)]:
         name, step = row["experiment_name"], row.get("best_step")
         texts = [str(row.get(key, "")) for key in place]
         texts.append("" if step is None else f"{row['step_unit']} {step:.4g}")
-        texts += [_number(row.get(key)) for key in scores.values()] if primary else []
+        texts += [_number(row.get(key)) for key in scores.values()]
         shown.add_row(name, *([done.get(name, "")] if done is not None else []), *texts)
     Console().print(shown, markup=False)
 

@@ -150,7 +150,16 @@ def experiment_names(path: Path | str) -> list[str]:
     Raises:
         UserError: The file cannot be used.
     """
-    return list(_read_chain(Path(path), ())[1])
+    return list(entries_of(path))
+
+
+def entries_of(path: Path | str) -> Entries:
+    """Give the experiments that a file and its bases list, in their order.
+
+    Raises:
+        UserError: The file cannot be used.
+    """
+    return _read_chain(Path(path), ())[1]
 
 
 def resolve(values: dict[str, Any], source: str, root: Path) -> Experiment:

@@ -6,7 +6,7 @@ experiments:
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
@@ -77,6 +77,9 @@ def _read_entry(values: Any, source: str, number: int) -> Entry:
         if section not in SECTIONS:
             remedy = nearest(str(section), SECTIONS, "an experiment can change")
             raise UserError(f"{where}: {key}.overrides.{section}: unknown key; {remedy}")
+        value = entry.overrides[section]
+        if section != "seed" and not isinstance(value, dict):
+            raise UserError(f"{where}: {key}.overrides.{section} = {value!r}: holds no keys; write {{key: value}}")
     return entry
 
 
@@ -89,6 +92,21 @@ def stack(below: Mapping[str, Entry], above: Mapping[str, Entry]) -> Entries:
             entry = Entry(name=name, description=description, overrides=merge(base.overrides, entry.overrides))
         entries[name] = entry
     return entries
+
+
+def own_values(entry: Entry, overrides: Sequence[str]) -> list[str]:
+    """Give the keys that an experiment sets to a value of its own, and that the command line sets as well."""
+    given = [tuple(text.partition("=")[0].split(".")) for text in overrides]
+    own = _paths(entry.overrides)
+    return [".".join(key) for key in own if any(key[: len(one)] == one[: len(key)] for one in given)]
+
+
+def _paths(values: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (key, *below)
+        for key, value in values.items()
+        for below in (_paths(value) if isinstance(value, dict) and value else [()])
+    ]
 
 
 def choose(entries: Mapping[str, Entry], name: str, source: str) -> Entry:

@@ -39,9 +39,14 @@ def override(values: dict[str, Any], text: str) -> None:
     if not separator or not all(key.split(".")):
         raise UserError(f"override {text!r}: not of the form section.key=value; write e.g. train.lr=0.01")
     *sections, last = key.split(".")
-    for section in sections:
+    for depth, section in enumerate(sections):
         inner = values.get(section)
-        values[section] = dict(inner) if isinstance(inner, dict) else {"name": inner} if inner else {}
+        if isinstance(inner, str) and depth:
+            inner = {"name": inner}
+        if not isinstance(inner, dict | None):
+            where = ".".join(sections[: depth + 1])
+            raise UserError(f"override {text!r}: {where} = {inner!r} has no keys; give {where} keys, or leave this out")
+        values[section] = dict(inner or {})
         values = values[section]
     try:
         values[last] = yaml.safe_load(value)

@@ -24,6 +24,7 @@ from training.session import conduct
 from training.split_file import check_split
 
 BASIS = "basis.json"
+LISTED = "experiments.json"
 SEVERITY = (0, 3, 2, 1, 130)
 """Exit codes from the best to the worst."""
 
@@ -51,6 +52,8 @@ class Matrix:
     places: Sequence[Place]
     folder: Path
     """Holds the places."""
+    listed: Sequence[str]
+    """Names of all experiments of the file."""
     split: Path | None = None
     """Every experiment must split its data as this file says."""
     any_seed: bool = False
@@ -66,6 +69,7 @@ class Matrix:
         Returns:
             The worst exit code.
         """
+        self._list()
         for place in self.places:
             place.code = _attempt(one, place)
             if place.code and place.done == "not begun":
@@ -73,6 +77,12 @@ class Matrix:
             if place.code == 130:
                 break
         return max((place.code for place in self.places), key=SEVERITY.index)
+
+    def _list(self) -> None:
+        """Say beside the places which experiments there are; the summary leaves out those that no longer are."""
+        path = self.folder / LISTED
+        if not path.exists() or read_json(path) != [*self.listed]:
+            write_json(path, [*self.listed])
 
     @property
     def done(self) -> dict[str, str]:

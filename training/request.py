@@ -6,8 +6,9 @@ from pathlib import Path
 
 from core.errors import UserError
 from training import checkpoints
-from training.config import Experiment, experiment_names, load
+from training.config import Experiment, entries_of, load
 from training.distributed import ALONE, Group
+from training.experiments import own_values, place
 from training.matrix import Matrix, Place, conduct_run
 from training.runs import EXIT_CODES, FollowingRun, Run, Setting, Status, check_name
 from training.session import DRY_RUN, conduct, run_name, task_stem
@@ -50,10 +51,16 @@ class Request:
         self.check(experiment)
         return experiment
 
-    def matrix(self, setting: str, *, any_seed: bool = False, group: Group = ALONE) -> Matrix | None:
+    def matrix(self, setting: str, *, seeds: Sequence[int] | None = None, group: Group = ALONE) -> Matrix | None:
         """Give the experiments that are asked for; None where it is the plain file.
 
-        All are resolved before any of them is run, so that a mistake in one shows at once.
+        All are resolved before any of them is run, so that a mistake in one shows at once. Where the command line takes
+        an experiment's own values away, a line says so.
+
+        Args:
+            setting: Names the folder of the places.
+            seeds: Each place holds the runs of these; None where it holds one.
+            group: The processes that train together.
 
         Raises:
             UserError: Options contradict each other, or the file or one of the experiments cannot be used.
@@ -61,13 +68,25 @@ class Request:
         if not (self.experiment or self.every):
             return None
         config = self._config_of_many(group)
-        names = [self.experiment] if self.experiment else experiment_names(config)
+        entries = entries_of(config)
+        names = [self.experiment] if self.experiment else list(entries)
         if not names:
             raise UserError(f"{config}: --all: lists no experiments; add `experiments:` or leave out --all")
         experiments = [load(config, self.values, experiment=one) for one in names]
+        for name in names:
+            if seeds and "seed" in entries[name].overrides:
+                raise UserError(f"{place(str(config), name)}: sets its own seed; leave out --seeds, or that seed")
+            if group.leads and (own := own_values(entries[name], self.values)):
+                print(f"experiment {name}: the command line replaces its own {', '.join(own)}", flush=True)
         stem = check_name(self.name) or f"{'dry-run__' if self.dry_run else ''}{config.stem}"
         folder = self.results / task_stem(experiments[0]) / stem / setting
-        return Matrix([Place(one, folder / one.experiment) for one in experiments], folder, self.split, any_seed)
+        return Matrix(
+            [Place(one, folder / one.experiment) for one in experiments],
+            folder,
+            [*entries],
+            self.split,
+            seeds is not None,
+        )
 
     def _config_of_many(self, group: Group) -> Path:
         if self.experiment and self.every:

@@ -12,9 +12,9 @@ from fl.deaths import Deaths
 from fl.faults import check_faults
 from fl.inprocess import InProcessGrid
 from fl.launcher import LaunchError, launch
+from fl.quorum import check_absent, check_clients
 from fl.resources import choose_resources
 from fl.server import check_options, serve
-from fl.strategies import check_clients
 from training.config import Experiment
 from training.faults import Exit
 from training.preparation import check_leaks, check_names
@@ -73,6 +73,7 @@ def check_federation(experiment: Experiment, engine: Engine) -> None:
     clients = check_names(task.clients(), str(task.data))
     check_clients(experiment.federation, len(clients))
     check_faults(experiment.federation, clients, task)
+    check_absent(experiment.federation, {name: task.absent(name) for name in clients})
 
 
 class FlowerRunError(RuntimeError):

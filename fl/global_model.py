@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel
 
 from fl.exchange import Arrays, to_arrays, to_tensors
-from fl.strategies import Aggregator, Update, completed
+from fl.strategies import Aggregator, Update
 from fl.travel import Travel
 from training import checkpoints
 from training.evaluation import evaluate
@@ -81,8 +81,12 @@ class GlobalModel:
         return {name: self.arrays[name] for name in self.travel.trained(number, absent)}
 
     def advance(self, number: int, updates: Mapping[str, Update], samples: int) -> None:
-        """Aggregate a round's updates into new global weights; what nobody trained counts as unchanged."""
-        self.arrays = self.aggregator.aggregate(number, self.arrays, completed(self.arrays, updates))
+        """Aggregate a round's updates into new global weights.
+
+        Raises:
+            RoundError: They are too few, or their aggregate is not finite.
+        """
+        self.arrays = self.aggregator.aggregate(number, self.arrays, updates)
         self.round, self.samples = number, self.samples + samples
         for client in updates:
             self.taken[client].append(number)

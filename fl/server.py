@@ -16,8 +16,9 @@ from fl.exchange import Part, payload
 from fl.faults import check_faults
 from fl.global_model import GlobalModel
 from fl.guard import reason_to_reject
-from fl.nodes import Nodes, Reject, RoundError, raise_refusals
-from fl.strategies import Update, check_clients, needed_clients
+from fl.nodes import Nodes, Reject, raise_refusals
+from fl.quorum import check_absent, check_clients
+from fl.strategies import Update
 from training.announcement import announce
 from training.config import Experiment, to_yaml
 from training.device import choose_device, threads
@@ -122,6 +123,7 @@ class Server:
         self.descriptions = {client: info["description"] for client, info in parts.items()}
         self.digests = {client: info["digest"] for client, info in parts.items()}
         self.absent = {client: tuple(info["absent"]) for client, info in parts.items()}
+        check_absent(self.options, self.absent)
         self.split = self._refuse_leaks(parts)
 
     def _further_statistics(self, known: Statistics) -> dict[str, Statistics]:
@@ -161,8 +163,6 @@ class Server:
             name: Update(part.arrays["update"], part.info["samples"], part.info["initial_loss"])
             for name, part in trained.good.items()
         }
-        if len(updates) < needed_clients(self.options.strategy):
-            raise RoundError(f"round {number}: {len(updates)} updates are too few for {self.options.strategy.name}")
         self.model.advance(number, updates, sum(part.info["seen"] for part in trained.good.values()))
         validation = self._validate(number)
         down = payload(sent)

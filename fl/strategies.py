@@ -4,7 +4,7 @@ Rounds, sampling and failure handling are ours (see `fl.server`), the arithmetic
 it would send (`configure_train`) and given the good replies in the order of client names, as float64.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +14,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import FedAvg
 
-from core.errors import UserError
 from fl.exchange import Arrays, from_record
-from training.federation import Federation, Strategy
+from fl.krum import MultiKrum, Nearest
+from fl.nodes import RoundError
+from fl.quorum import quorum
+from training.federation import Krum, Strategy
 
 STRATEGIES: dict[str, type[FedAvg]] = {
     "fedavg": flower.FedAvg,
@@ -27,15 +29,13 @@ STRATEGIES: dict[str, type[FedAvg]] = {
     "fedyogi": flower.FedYogi,
     "fedmedian": flower.FedMedian,
     "fedtrimmedavg": flower.FedTrimmedAvg,
-    "krum": flower.Krum,
-    "multikrum": flower.MultiKrum,
+    "krum": MultiKrum,
+    "multikrum": MultiKrum,
     "bulyan": flower.Bulyan,
     "qfedavg": flower.QFedAvg,
 }
-SERVER_OPTIMIZERS = {"fedavgm", "fedadagrad", "fedadam", "fedyogi", "qfedavg"}
-"""Strategies that step along the averaged update instead of taking a mean or choosing."""
-NEEDED_CLIENTS = {"krum": (2, 3), "multikrum": (2, 3), "bulyan": (4, 3)}
-"""Strategy -> (a, b): withstanding f attackers takes a*f + b clients (from the papers)."""
+SERVER_OPTIMIZERS = {"fedavgm", "fedadagrad", "fedadam", "fedyogi"}
+"""Strategies that step along the average of the updates; Flower keeps their moments by array."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class Update:
     arrays: Arrays
     samples: int
     initial_loss: float
+
+
+Rule = Callable[[int, Arrays, Sequence[Update]], Arrays]
+"""Makes new arrays in a round, of the old ones and of the updates of the clients that trained all of them."""
 
 
 class Aggregator:
@@ -57,13 +61,18 @@ class Aggregator:
             options: Name and options.
             parameters: Names of what is trained by gradients; all else in the global weights are buffers.
         """
-        arguments = options.model_dump(exclude={"name"})
-        self.strategy = STRATEGIES[options.name](min_train_nodes=1, min_available_nodes=1, **arguments)
-        self.parameters = parameters if options.name in SERVER_OPTIMIZERS else None
+        arguments = {"min_train_nodes": 1, "min_available_nodes": 1, **options.model_dump(exclude={"name"})}
+        self.options, self.parameters = options, frozenset(parameters)
+        self.nearest = Nearest(self.parameters)
+        if isinstance(options, Krum):
+            arguments["selection_rule"] = self.nearest
+        self.strategy = STRATEGIES[options.name](**arguments)
+        self.average = FedAvg(min_train_nodes=1, min_available_nodes=1)
+        self.steps = options.name in SERVER_OPTIMIZERS
 
     def configure(self, server_round: int, arrays: Arrays) -> dict[str, Any]:
         """Show the strategy the global weights and give what it wants clients to know (such as `proximal-mu`)."""
-        record = _record(self._weights(arrays))
+        record = _record(self._stepped(arrays) if self.steps else arrays)
         (message,) = self.strategy.configure_train(server_round, record, ConfigRecord(), _OneNode())  # type: ignore[arg-type]
         config = message.content.config_records[self.strategy.configrecord_key]
         return {key: value for key, value in config.items() if key != "server-round"}
@@ -71,26 +80,75 @@ class Aggregator:
     def aggregate(self, server_round: int, arrays: Arrays, updates: Mapping[str, Update]) -> Arrays:
         """Give the new global weights, in the types of the old ones.
 
+        Each array is decided by the clients that trained it; who has no data for it has no vote on it. What nobody
+        trained stays, except that an optimizer on the server may still move it by its momentum.
+
         An optimizer on the server takes steps, which suit parameters; the buffers beside it (BatchNorm's mean and
         variance) are averaged by samples. Integer arrays are counters (`num_batches_tracked`): the highest is taken.
-        """
-        ordered = [updates[name] for name in sorted(updates)]
-        replies = [_reply(update, self._weights(update.arrays)) for update in ordered]
-        record, _ = self.strategy.aggregate_train(server_round, replies)
-        assert record is not None, "the server has seen to it that there are enough updates"
-        new = from_record(record)
-        for name in arrays.keys() - new.keys():
-            combine = _average if np.issubdtype(arrays[name].dtype, np.floating) else _highest
-            new[name] = combine(name, ordered)
-        return {name: new[name].astype(old.dtype).reshape(old.shape) for name, old in arrays.items()}
 
-    def _weights(self, arrays: Arrays) -> Arrays:
-        """Give what the strategy decides on."""
-        return {
-            name: array
-            for name, array in arrays.items()
-            if np.issubdtype(array.dtype, np.floating) and (self.parameters is None or name in self.parameters)
-        }
+        Args:
+            server_round: The round.
+            arrays: The global weights before the round.
+            updates: Client -> what it trained, by the names of the global weights.
+
+        Raises:
+            RoundError: Fewer clients trained an array than the strategy takes, or the outcome is not finite.
+        """
+        with np.errstate(all="ignore"):  # What comes out is looked at below.
+            new = dict(arrays)
+            for (rule, voters), names in self._votes(arrays, updates).items():
+                self._check_quorum(server_round, names[0], len(voters))
+                start = {name: arrays[name] for name in names}
+                new |= rule(server_round, start, [updates[client] for client in voters])
+            if self.steps:
+                new |= _asked(self.strategy, server_round, [Update(self._stepped(new), 1, 0.0)])
+            new = {name: new[name].astype(old.dtype).reshape(old.shape) for name, old in arrays.items()}
+        self._check_finite(server_round, new)
+        return new
+
+    def _votes(self, arrays: Arrays, updates: Mapping[str, Update]) -> dict[tuple[Rule, tuple[str, ...]], list[str]]:
+        """Sort the names of arrays by the rule that decides them and by the clients that trained them."""
+        votes: dict[tuple[Rule, tuple[str, ...]], list[str]] = {}
+        for name, array in arrays.items():
+            voters = tuple(client for client in sorted(updates) if name in updates[client].arrays)
+            if voters:
+                votes.setdefault((self._rule(name, array), voters), []).append(name)
+        return votes
+
+    def _rule(self, name: str, array: np.ndarray) -> Rule:
+        if not np.issubdtype(array.dtype, np.floating):
+            return _highest
+        buffer_of_fair = isinstance(self.strategy, flower.QFedAvg) and name not in self.parameters
+        return self._averaged if self.steps or buffer_of_fair else self._combined
+
+    def _averaged(self, server_round: int, start: Arrays, updates: Sequence[Update]) -> Arrays:
+        return _asked(self.average, server_round, [_restricted(update, start) for update in updates])
+
+    def _combined(self, server_round: int, start: Arrays, updates: Sequence[Update]) -> Arrays:
+        self.nearest.start = start
+        if isinstance(self.strategy, flower.QFedAvg):
+            self.strategy.current_arrays = _record(start)
+        return _asked(self.strategy, server_round, [_restricted(update, start) for update in updates])
+
+    def _stepped(self, arrays: Arrays) -> Arrays:
+        """Give what an optimizer on the server moves."""
+        return {name: array for name, array in arrays.items() if name in self.parameters}
+
+    def _check_quorum(self, server_round: int, name: str, voters: int) -> None:
+        needed = quorum(self.options)
+        if voters < needed.updates:
+            raise RoundError(
+                f"round {server_round}: {voters} updates of {name} are too few for {self.options.name}; "
+                f"{needed.reason} takes {needed.updates}"
+            )
+
+    def _check_finite(self, server_round: int, arrays: Arrays) -> None:
+        for name, array in arrays.items():
+            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+                raise RoundError(
+                    f"round {server_round}: {self.options.name} made {name} NaN or infinite of updates that are "
+                    "finite; lower its rates, or those of training"
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """Give the arrays that the strategy carries from round to round, as tensors."""
@@ -126,60 +184,22 @@ def _record(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
     return ArrayRecord({name: Array(np.asarray(array, np.float64)) for name, array in arrays.items()})
 
 
-def _reply(update: Update, weights: Arrays) -> Message:
+def _restricted(update: Update, start: Arrays) -> Update:
+    return replace(update, arrays={name: update.arrays[name] for name in start})
+
+
+def _asked(strategy: FedAvg, server_round: int, updates: Sequence[Update]) -> Arrays:
+    """Give what a strategy of Flower makes of updates, as float64."""
+    record, _ = strategy.aggregate_train(server_round, [_reply(update) for update in updates])
+    assert record is not None, "the quorum has been checked"
+    return from_record(record)
+
+
+def _reply(update: Update) -> Message:
     metrics = MetricRecord({"num-examples": update.samples, "train_loss": update.initial_loss})
-    content = RecordDict({"arrays": _record(weights), "metrics": metrics})
+    content = RecordDict({"arrays": _record(update.arrays), "metrics": metrics})
     return Message(content=content, dst_node_id=1, message_type="train")
 
 
-def completed(arrays: Arrays, updates: Mapping[str, Update]) -> dict[str, Update]:
-    """Give updates that all hold the same names, without swaying the average of those who trained.
-
-    A client that has no data for a part abstains: it is given the average of the others. What nobody trained stays.
-
-    Args:
-        arrays: The global weights before the round.
-        updates: Client -> what it trained.
-    """
-    stand_ins = dict(arrays)
-    ordered = [updates[name] for name in sorted(updates)]
-    for name in arrays:
-        voters = [update for update in ordered if name in update.arrays]
-        if 0 < len(voters) < len(ordered):
-            combine = _average if np.issubdtype(arrays[name].dtype, np.floating) else _highest
-            stand_ins[name] = combine(name, voters)
-    return {client: replace(update, arrays={**stand_ins, **update.arrays}) for client, update in updates.items()}
-
-
-def _average(name: str, updates: Sequence[Update]) -> np.ndarray:
-    weights = [update.samples for update in updates]
-    return np.average([update.arrays[name].astype(np.float64) for update in updates], axis=0, weights=weights)
-
-
-def _highest(name: str, updates: Sequence[Update]) -> np.ndarray:
-    return np.maximum.reduce([update.arrays[name] for update in updates])  # type: ignore[no-any-return]
-
-
-def needed_clients(options: Strategy) -> int:
-    """Give the number of updates without which a strategy cannot keep its promise."""
-    factor, base = NEEDED_CLIENTS.get(options.name, (0, 1))
-    return factor * int(getattr(options, "num_malicious_nodes", 0)) + base
-
-
-def check_clients(options: Federation, clients: int) -> None:
-    """Refuse a federation that has too few clients for what it asks.
-
-    Raises:
-        UserError: The strategy, `clients_per_round` or `min_clients` wants more.
-    """
-    for key in ("clients_per_round", "min_clients"):
-        wanted = getattr(options, key)
-        if wanted and wanted > clients:
-            raise UserError(f"federation.{key} = {wanted}: there are {clients} clients; lower it or leave it out")
-    strategy, sampled = options.strategy, options.clients_per_round or clients
-    if sampled < needed_clients(strategy):
-        raise UserError(
-            f"federation.strategy = {strategy.name}: {sampled} clients per round, but withstanding "
-            f"num_malicious_nodes = {getattr(strategy, 'num_malicious_nodes', 0)} takes {needed_clients(strategy)}; "
-            "add clients or lower the number"
-        )
+def _highest(server_round: int, start: Arrays, updates: Sequence[Update]) -> Arrays:
+    return {name: np.maximum.reduce([update.arrays[name] for update in updates]) for name in start}

@@ -13,8 +13,9 @@ from core.errors import UserError
 from fl.exchange import Part, pack, unpack
 from fl.guard import reason_to_reject
 from fl.nodes import RoundError
+from fl.quorum import check_clients
 from fl.server import Server
-from fl.strategies import STRATEGIES, Aggregator, Update, check_clients
+from fl.strategies import STRATEGIES, Aggregator, Update
 from tests.conftest import Go, conduct
 from training import checkpoints
 from training.config import load
@@ -61,7 +62,8 @@ def test_the_settings_start_from_equal_weights_and_see_as_many_samples(go: Go) -
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_every_strategy_runs(go: Go, name: str) -> None:
-    assert go("federated", f"federation.strategy={name}").json("status")["status"] == "completed"
+    run = go("federated", f"federation.strategy={name}", "options.names=[a, b, c, d, e]")
+    assert run.json("status")["status"] == "completed"
 
 
 def test_proximal_pull_keeps_clients_near_the_global_weights(go: Go) -> None:
@@ -280,7 +282,7 @@ def test_failures_before_and_after_a_resume_are_kept(go: Go, start: Callable[...
 
 
 def test_strategies_that_need_more_clients_say_so() -> None:
-    with pytest.raises(UserError, match="withstanding num_malicious_nodes = 1 takes 5"):
+    with pytest.raises(UserError, match="withstanding num_malicious_nodes = 1 takes 5; add clients"):
         check_clients(Federation(strategy=Krum(num_malicious_nodes=1)), 4)
     with pytest.raises(UserError, match=r"federation\.min_clients = 9: there are 4 clients"):
         check_clients(Federation(min_clients=9), 4)

@@ -14,7 +14,7 @@ from fl.client_app import app as client_app
 from fl.exchange import to_arrays
 from fl.global_model import GlobalModel
 from fl.inprocess import InProcessGrid
-from fl.strategies import Aggregator, Update, completed
+from fl.strategies import Aggregator, Update
 from reports.report import write_report
 from tests.conftest import Finished
 from tests.proteomics_studies import (
@@ -76,7 +76,7 @@ def test_the_average_of_equal_updates_is_each_of_them(hospitals: Path, pairs: Pa
     InProcessGrid(client_app, 1)  # Names the process to Flower, whose messages carry the updates.
     updates = {client: Update(arrays, samples, 0.0) for client, samples in zip(PAIRED, (3, 5, 11), strict=True)}
     old = {key: np.zeros_like(value) for key, value in arrays.items()}
-    new = Aggregator(FedAvg(), dict(network.named_parameters())).aggregate(1, old, completed(old, updates))
+    new = Aggregator(FedAvg(), dict(network.named_parameters())).aggregate(1, old, updates)
     for key, value in arrays.items():
         assert new[key].dtype == value.dtype
         np.testing.assert_array_equal(new[key], value, err_msg=key)

@@ -6,7 +6,7 @@ import torch
 
 from fl.client_app import app as client_app
 from fl.inprocess import InProcessGrid
-from fl.strategies import Aggregator, Update, completed
+from fl.strategies import Aggregator, Update
 from tests.conftest import Go
 from tests.toy_lacking import Lacking
 from tests.toy_task import Points
@@ -26,8 +26,7 @@ def test_who_abstains_does_not_sway_the_average() -> None:
     old = {"w": np.array([0.0], np.float32), "extra": np.array([0.0], np.float32), "idle": np.array([7.0], np.float32)}
     updates = {"a": update(1, w=1, extra=4), "b": update(3, w=2, extra=8), "c": update(96, w=3)}
     InProcessGrid(client_app, 1)  # Names the process to Flower, whose messages carry the updates.
-    whole = completed(old, updates)
-    new = Aggregator(FedAvg(), {"w", "extra", "idle"}).aggregate(1, old, whole)
+    new = Aggregator(FedAvg(), {"w", "extra", "idle"}).aggregate(1, old, updates)
     assert {name: round(float(value[0]), 6) for name, value in new.items()} == {
         "w": (1 * 1 + 3 * 2 + 96 * 3) / 100,
         "extra": (1 * 4 + 3 * 8) / 4,

@@ -1,4 +1,4 @@
-"""`python -m datasets NAME DIR`: make a small data set in the real format of a task; or split images by whole groups.
+"""`python -m datasets NAME DIR`: make a small data set in the real format of a task; or split data by whole groups.
 
 `split` reads a table of images, `rosette-split` a folder of HDF5 files, `proteomics-split` the tables of two platforms.
 """
@@ -44,7 +44,7 @@ app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=F
 
 @app.callback()
 def main() -> None:
-    """Make small synthetic data sets in the real format of each task, or split images by whole groups."""
+    """Make small synthetic data sets in the real format of each task, or split images and samples by whole groups."""
 
 
 @app.command()

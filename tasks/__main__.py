@@ -1,23 +1,21 @@
 """Command line: python -m tasks [TASK] and python -m tasks split CONFIG."""
 
 import pkgutil
-from collections.abc import Iterator
+import textwrap
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from pydantic import Field, create_model
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 import tasks
 from core.commands import DefaultCommand, one_line_errors
 from core.errors import UserError
-from training.config import Train, load
-from training.federation import Federation
-from training.mistakes import sections_of
+from training.config import ConfigFile, load
+from training.listing import Key, keys_of
 from training.split_file import write_split
 from training.task import load_task_class
 
@@ -39,13 +37,10 @@ def options(task: Annotated[str, typer.Argument(help="Name of a task, or dotted 
                 if not name.startswith("_"):
                     console.print(f"[bold]{name}[/bold]  {_about(name)}")
             return
-        sections: dict[str, type[BaseModel]] = {
-            "options": load_task_class(task),
-            "train": Train,
-            "federation": Federation,
-        }
-        for section, schema in sections.items():
-            console.print(_table(section, schema))
+        task_class = load_task_class(task)
+        options = (task_class, Field(description=task_class.__doc__))
+        for key in keys_of(create_model("Config", __base__=ConfigFile, options=options)):
+            _show(console, key)
 
 
 @app.command()
@@ -72,33 +67,16 @@ def _about(name: str) -> str:
         return escape(f"cannot be used: {error}")
 
 
-def _table(section: str, schema: type[BaseModel]) -> Table:
-    table = Table(title=section, title_justify="left")
-    for heading in ("key", "default", "meaning"):
-        table.add_column(heading, overflow="fold")
-    for row in _rows(section, schema):
-        table.add_row(*row)
-    return table
-
-
-def _rows(section: str, schema: type[BaseModel]) -> Iterator[tuple[str, str, str]]:
-    """Give key, default and meaning of every field, and below a field that is a section those of what it may hold."""
-    for name, field in schema.model_fields.items():
-        yield f"{section}.{name}", _default(field), field.description or ""
-        for inner in sections_of(field.annotation):
-            choice = inner.model_fields["name"].default if "name" in inner.model_fields else None
-            if choice:
-                yield f"  name: {choice}", "", (inner.__doc__ or "").partition("\n")[0]
-            yield from (row for row in _rows(f"  {section}.{name}", inner) if not row[0].endswith(".name"))
-
-
-def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "required"
-    value: Any = field.get_default(call_default_factory=True)
-    if isinstance(value, BaseModel):
-        return ", ".join(f"{key}: {one}" for key, one in value.model_dump().items())
-    return "" if value is None else str(value)
+def _show(console: Console, key: Key) -> None:
+    """Print a key unbroken, so that it can be copied whatever the width, and below it what it means."""
+    line = Text(key.name, "bold")
+    line.append(" (required)" if key.default is None else f" = {key.default}" if key.default else "", "not bold")
+    line.append(f"  # {'; '.join(key.where)}" if key.where else "", "not bold dim")
+    console.print(line, soft_wrap=True)
+    for sentence in key.meaning.splitlines():
+        further = " " * (6 if sentence.startswith("- ") else 4)
+        wrapped = textwrap.fill(sentence, console.width, initial_indent=" " * 4, subsequent_indent=further)
+        console.print(Text(wrapped), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The options of the proteomics task, and what can be said against them before any data is opened."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,7 +15,8 @@ from models.joint_vae.quantised import VectorQuantisedVAE
 from models.joint_vae.sections import choose, refuse_useless
 from models.joint_vae.unet import DirectMapping
 from tasks._placement_options import Partition, PlacementOptions
-from training.options import DataPath, Options
+from training.mistakes import sections_of
+from training.options import Choice, DataPath, Options
 
 Baseline = Literal["ridge", "knn", "wnn"]
 
@@ -76,6 +77,12 @@ class Preparation(Options):
         )
 
 
+def _block(name: str) -> Choice:
+    """Mark a block with what each model type takes there."""
+    sections = {kind: sections_of(config.model_fields[name].annotation)[0] for kind, config in CONFIGS.items()}
+    return Choice("model_type", sections)
+
+
 class JointVAEOptions(PlacementOptions):
     """What `options:` of a proteomics config takes; `data` is a folder, see `datasets.proteomics_layout`."""
 
@@ -94,12 +101,12 @@ class JointVAEOptions(PlacementOptions):
     preparation: Preparation = Preparation()
     """Missing cells, logarithm, scaling."""
 
-    model: dict[str, Any] = Field(default_factory=dict)
+    model: Annotated[dict[str, Any], _block("model")] = Field(default_factory=dict)
     """`model_type` (joint_vae, joint_vae_plus, JointVAEVampPrior, JointIWAE, JointVQ, JointMM, res_unet or
-    generative_vae) and what it takes; see models/joint_vae."""
-    loss_weights: dict[str, Any] = Field(default_factory=dict)
+    generative_vae; by default joint_vae) and what it takes."""
+    loss_weights: Annotated[dict[str, Any], _block("loss_weights")] = Field(default_factory=dict)
     """Weights of the terms of the loss, and alignment_type."""
-    training: dict[str, Any] = Field(default_factory=dict)
+    training: Annotated[dict[str, Any], _block("training")] = Field(default_factory=dict)
     """What concerns the network: data_augmentation (enabled, gaussian_noise_std, target) and anneal_epochs; all else
     is in the section `train`."""
     n_samples: int = Field(0, ge=0)

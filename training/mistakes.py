@@ -38,9 +38,9 @@ def nearest(name: str, known: Sequence[str], otherwise: str) -> str:
     return f"did you mean {close[0]}?" if close else f"{otherwise}: {', '.join(known) or 'none'}"
 
 
-def _tag(model: type[BaseModel]) -> Any:
-    """Give what tells a member of a union from the others: the default of its `name` or `kind`."""
-    return next(model.model_fields[key].default for key in ("name", "kind") if key in model.model_fields)
+def tag_key(model: type[BaseModel]) -> str:
+    """Give the key by whose default a member of a union is told from the others."""
+    return next(key for key in ("name", "kind") if key in model.model_fields)
 
 
 def sections_of(annotation: Any) -> list[type[BaseModel]]:
@@ -61,7 +61,7 @@ def _locate(schema: type[BaseModel], location: Sequence[str | int]) -> tuple[lis
     known: list[str] = []
     models = [schema]
     for part in location:
-        tagged = [model for model in models if len(models) > 1 and _tag(model) == part]
+        tagged = [one for one in models if len(models) > 1 and one.model_fields[tag_key(one)].default == part]
         if tagged:
             models = tagged
         elif isinstance(part, int):  # The members of a list are described by its type.

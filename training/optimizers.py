@@ -28,6 +28,7 @@ class Adam(AdamW):
 
     name: Literal["adam"] = "adam"  # type: ignore[assignment]
     weight_decay: float = Field(0.0, ge=0)
+    """L2 penalty."""
 
 
 class SGD(Options):

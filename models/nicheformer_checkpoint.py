@@ -71,7 +71,7 @@ def read(path: Path, nheads: int | None = None) -> Checkpoint:
         shape = HyperParameters.from_checkpoint(known)
     except ValueError as error:
         raise UserError(f"{path}: hyper_parameters: {_reason(error)}; give a file that describes a network") from error
-    used = checked(path, prefix, backbone, used_layout(shape))
+    used = _checked(path, prefix, backbone, used_layout(shape))
     head = {name: _plain(tensors[name]) for name in HEAD_KEYS if name in tensors} if kind == "fine-tuned" else {}
     return Checkpoint(
         hyper_parameters={**known, **shape.model_dump()},
@@ -142,7 +142,7 @@ def _inferred(backbone: Mapping[str, Tensor]) -> dict[str, Any]:
     return inferred
 
 
-def checked(
+def _checked(
     path: Path, prefix: str, tensors: Mapping[str, Tensor], layout: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Tensor]:
     """Take the tensors of a layout, each present, of the right shape and finite.

@@ -50,16 +50,6 @@ class HyperParameters(BaseModel):
         return int(self.specie) + int(self.assay) + int(self.modality)
 
 
-def checkpoint_layout(hyper_parameters: HyperParameters, cls_classes: int = 164) -> dict[str, tuple[int, ...]]:
-    """Give name and shape of every tensor in a published file, the parts that are never used included."""
-    width, vocabulary = hyper_parameters.dim_model, hyper_parameters.n_tokens
-    template = {f"encoder_layer.{name}": shape for name, shape in _layer_layout(hyper_parameters).items()}
-    heads: dict[str, tuple[int, ...]] = {}
-    for name, rows in (("classifier_head", vocabulary), ("pooler_head", width), ("cls_head", cls_classes)):
-        heads |= {f"{name}.weight": (rows, width), f"{name}.bias": (rows,)}
-    return {**template, **used_layout(hyper_parameters), **heads}
-
-
 def used_layout(hyper_parameters: HyperParameters) -> dict[str, tuple[int, ...]]:
     """Give name and shape of every tensor the encoder needs."""
     width = hyper_parameters.dim_model

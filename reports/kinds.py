@@ -124,6 +124,10 @@ class Values(Predicted):
         """Give true and predicted values of a gene."""
         return self.target_NK[:, at], self.predicted_NK[:, at]
 
+    def parts(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Give all genes."""
+        return {"all": (self.target_NK, self.predicted_NK)}
+
     def measure(self, metric: str, weights_RN: np.ndarray) -> np.ndarray:
         """Measure each resample."""
         return OF_VALUES[metric](self.target_NK, self.predicted_NK, weights_RN)
@@ -227,6 +231,10 @@ class Platforms(Predicted):
         platform, column = ("a", at) if at < first else ("b", at - first)
         target, guess = self.pair(platform)
         return target[:, column], guess[:, column]
+
+    def parts(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Give either direction."""
+        return {"a_from_b": self.pair("a"), "b_from_a": self.pair("b")}
 
     def pair(self, platform: str) -> tuple[np.ndarray, np.ndarray]:
         """Give target and prediction of a platform, of the samples measured on both."""

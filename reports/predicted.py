@@ -49,6 +49,13 @@ class Predicted:
         """Give true and predicted values of one of its `width` features."""
         raise NotImplementedError
 
+    def parts(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Give what is predicted together -> true and predicted values [N, K]; their columns are the features in order.
+
+        Samples without a truth are left out. By default there is none.
+        """
+        return {}
+
     def measure(self, metric: str, weights_RN: np.ndarray) -> np.ndarray:
         """Give one of `METRICS` in every resample, [R]; NaN where it is undefined.
 
@@ -96,8 +103,12 @@ class Predicted:
 
 def wide(kind: str, values_NK: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Give one column per class or feature, by number where the names are not as many."""
-    known = names if len(names) == values_NK.shape[1] else [str(at) for at in range(values_NK.shape[1])]
-    return {f"{kind} {name}": values_NK[:, at] for at, name in enumerate(known)}
+    return {f"{kind} {name}": values_NK[:, at] for at, name in enumerate(column_names(names, values_NK.shape[1]))}
+
+
+def column_names(names: Sequence[str], width: int) -> Sequence[str]:
+    """Give the names of columns, their numbers where these are not as many as the names."""
+    return names if len(names) == width else [str(at) for at in range(width)]
 
 
 def _concatenated(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from core.columns import defined_mean, mse_by_column, spearman_by_column
 from core.errors import UserError
 from datasets.histology_splits import Draw, write_splits
 from datasets.synthetic import image_expression
@@ -22,7 +23,6 @@ from tests.formula_weights import fill
 from training.config import Experiment, load
 from training.loading import fetch
 from training.preparation import build_network, cache_folder, monitored
-from training.regression import defined_mean, mse_by_column, spearman_by_column
 from training.runs import Run
 from training.statistics import merge_statistics
 from training.task import Task

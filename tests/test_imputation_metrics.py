@@ -9,10 +9,10 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import mean_squared_error, r2_score
 from torchmetrics import MetricCollection
 
-from training.feature_report import feature_table, summary
+from core.columns import defined_mean, pearson_by_column, r2_by_column
+from reports.feature_report import feature_table, summary
 from training.imputation import DIRECTIONS, PARTS, ImputationScores, RankScores
 from training.metrics import Metrics
-from training.regression import defined_mean, pearson_by_column, r2_by_column
 from training.task import Loss
 
 RECORDED = dict(np.load(Path(__file__).parent / "fixtures" / "imputation" / "metrics.npz"))

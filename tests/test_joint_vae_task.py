@@ -11,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from core.columns import pearson_by_column
 from datasets.__main__ import app as datasets_app
 from datasets.proteomics_scaling import Preprocessing
 from tasks._joint_vae_passes import learn
@@ -32,7 +33,6 @@ from training.config import load
 from training.imputation import ImputationScores
 from training.loading import fetch
 from training.preparation import build_network, monitored
-from training.regression import pearson_by_column
 from training.task import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*left out")

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from core.errors import UserError
 from models.nicheformer import NicheFormer
 from models.nicheformer_checkpoint import convert, read
-from models.nicheformer_finetuned import load_classifier
-from models.nicheformer_shape import HyperParameters, checkpoint_layout, used_layout
+from models.nicheformer_classifier import NicheFormerClassifier
+from models.nicheformer_shape import HyperParameters, used_layout
 
 REPOSITORY = Path(__file__).parent.parent
 FIXTURES = Path(__file__).parent / "fixtures" / "nicheformer"
@@ -41,6 +41,16 @@ def saved(content: object, path: Path) -> Path:
 def same_weights(one: NicheFormer, other: NicheFormer) -> bool:
     pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
     return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+def checkpoint_layout(shape: HyperParameters) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in a published file: what is used, a template of a layer, and three heads."""
+    used = used_layout(shape)
+    first = "encoder.layers.0."
+    template = {name.replace(first, "encoder_layer."): one for name, one in used.items() if name.startswith(first)}
+    rows = {"classifier_head": shape.n_tokens, "pooler_head": shape.dim_model, "cls_head": 164}
+    weights: dict[str, tuple[int, ...]] = {f"{name}.weight": (count, shape.dim_model) for name, count in rows.items()}
+    return {**template, **used, **weights, **{f"{name}.bias": (count,) for name, count in rows.items()}}
 
 
 def refusal(path: Path) -> str:
@@ -122,9 +132,11 @@ class TestAccepted:
         assert "nheads" in read(path).assumed
 
     def test_fine_tuned_file_gives_the_recorded_logits(self) -> None:
-        network = load_classifier(FINETUNED, nheads=4).eval()
-        assert network.extract_layers == (2,)
-        network.extract_layers, network.share = (0, 2), 0.5
+        checkpoint = read(FINETUNED, nheads=4)
+        classes = len(checkpoint.head["linear_head.weight"])
+        backbone = NicheFormer.restored(checkpoint)
+        network = NicheFormerClassifier(backbone, classes, extract_layers=(0, 2), extractor=True).eval()
+        assert not network.load_state_dict(checkpoint.head, strict=False).unexpected_keys
         with np.load(FIXTURES / "model_outputs.npz") as model, np.load(FIXTURES / "finetune.npz") as finetune:
             logits = network(torch.from_numpy(model["assembled_input"])).detach().numpy()
             np.testing.assert_allclose(logits, finetune["two_layers_mean_extractor.logits"], rtol=0, atol=1e-5)
@@ -132,7 +144,7 @@ class TestAccepted:
 
     def test_loading_draws_nothing_from_the_global_generator(self) -> None:
         before = torch.get_rng_state()
-        load_classifier(FINETUNED, nheads=4)
+        NicheFormer.from_checkpoint(FINETUNED, nheads=4)
         assert torch.equal(torch.get_rng_state(), before)
 
     def test_fixed_positions_need_no_table(self, tmp_path: Path, content: dict[str, Any]) -> None:
@@ -155,10 +167,11 @@ class TestConvert:
     def test_fine_tuned_file_keeps_head_and_number_of_heads(self, tmp_path: Path) -> None:
         target = tmp_path / "model.safetensors"
         convert(FINETUNED, target, nheads=4)
-        one, other = load_classifier(target), load_classifier(FINETUNED, nheads=4)
-        assert one.backbone.hyper_parameters == other.backbone.hyper_parameters
-        pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)
+        one, other = read(target), read(FINETUNED, nheads=4)
+        assert one.hyper_parameters == other.hyper_parameters
+        assert one.head.keys() == other.head.keys() > {"linear_head.weight"}
+        assert all(torch.equal(tensor, other.head[name]) for name, tensor in one.head.items())
+        assert same_weights(NicheFormer.restored(one), NicheFormer.restored(other))
 
     def test_other_endings_are_refused_and_nothing_is_written(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"must end in \.safetensors"):
@@ -246,17 +259,6 @@ class TestRefused:
     def test_heads_that_contradict_the_file(self) -> None:
         with pytest.raises(UserError, match="nheads 4 is stated in the file, 8 was given"):
             read(PLAIN, nheads=8)
-
-    def test_a_classifier_without_head_or_for_another_task(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"linear_head\.weight is missing"):
-            load_classifier(PLAIN)
-        content = torch.load(FINETUNED, weights_only=True)
-        for name, value in (("supervised_task", "niche_regression"), ("function_layers", "concat"), ("n_classes", 7)):
-            changed = {**content, "hyper_parameters": {**content["hyper_parameters"], name: value}}
-            path = saved(changed, tmp_path / f"{name}.ckpt")
-            with pytest.raises(UserError, match=f"{value}") as caught:
-                load_classifier(path, nheads=4)
-            assert str(caught.value).startswith(f"{path}: ")
 
 
 class TestCommand:

@@ -10,16 +10,10 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 from torchmetrics import MetricCollection
 
+from core.columns import defined_mean, mse_by_column, pearson_by_column, r2_by_column, spearman_by_column
 from core.errors import UserError
 from training.metrics import Metrics
-from training.regression import (
-    RegressionScores,
-    defined_mean,
-    mse_by_column,
-    pearson_by_column,
-    r2_by_column,
-    spearman_by_column,
-)
+from training.regression import RegressionScores
 from training.task import Loss
 
 RECORDED = np.load(Path(__file__).parent / "fixtures" / "image_expression" / "metrics.npz")

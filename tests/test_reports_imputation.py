@@ -180,6 +180,20 @@ def test_a_report_on_two_platforms_is_complete(tmp_path: Path) -> None:
     assert {"per_feature_cross_corr", "true_against_predicted"} <= stems
     features = pd.read_csv(tmp_path / "out" / "per_feature.csv")
     assert len(features) == 5 * (2 * 5 + 3 * 4 + 1)
+    table, together = (pd.read_csv(tmp_path / "out" / f"feature_{name}.csv") for name in ("report", "summary"))
+    keys = ["setting", "model", "data", "part"]
+    assert table.groupby(keys).size().to_dict() == {
+        tuple(place): {"a_from_b": 3, "b_from_a": 2}[place[-1]] for place in together[keys].to_numpy().tolist()
+    }
+    row = table[(table.setting == "federated") & (table.data == "bob")].set_index("feature").loc["B: KIT"]
+    (federated,) = (folder for folder in folders if "federated" in folder.name)
+    with np.load(federated / "predictions" / "federated__bob.npz") as stored:
+        both = stored["has_a"] & stored["has_b"]
+        target, guess = (stored[f"{kind}_b"][both].astype(np.float64) for kind in ("target", "cross"))
+    assert (row["correlation"], row["p_value"]) == pytest.approx((*pearsonr(target[:, 1], guess[:, 1]),), rel=1e-6)
+    whole = together[(together.setting == "federated") & (together.data == "bob") & (together.part == "b_from_a")]
+    assert whole["overall_r2"].item() == pytest.approx(r2_score(target.ravel(), guess.ravel()), rel=1e-6)
+    assert whole["samples"].item() == both.sum()
     predictions = pd.read_csv(tmp_path / "out" / "predictions.csv")
     assert predictions.columns.tolist()[4:8] == ["sample", "unit", "true A: IL6", "true A: TNF"]
     shown = predictions[(predictions.setting == "federated") & (predictions.data == "bob")]

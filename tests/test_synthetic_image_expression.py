@@ -10,8 +10,8 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from core.columns import defined_mean, mse_by_column, spearman_by_column
 from datasets.synthetic.image_expression import N_GENES, draw_tile, make
-from training.regression import defined_mean, mse_by_column, spearman_by_column
 
 
 @pytest.fixture(scope="module")

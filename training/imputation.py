@@ -14,8 +14,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from core.columns import defined_mean, pearson_by_column, spearman_by_column
 from training.paired_moments import REDUCTIONS, STARTS, PairedMoments
-from training.regression import defined_mean, pearson_by_column, spearman_by_column
 
 PARTS = ("recon_a", "recon_b", "cross_a", "cross_b")
 DIRECTIONS = {

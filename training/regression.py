@@ -4,19 +4,24 @@ Ranks do not merge, so the metric keeps the values per sample; what several clie
 that of the pooled samples.
 """
 
-from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-Matrix = npt.NDArray[np.float64]
+from core.columns import (
+    Matrix,
+    check_tables,
+    defined_mean,
+    mse_by_column,
+    pearson_by_column,
+    r2_by_column,
+    spearman_by_column,
+)
 
 
 class RegressionScores(Metric):
@@ -58,7 +63,7 @@ class RegressionScores(Metric):
         Raises:
             ValueError: The shapes differ, or are not [samples, columns of the training means].
         """
-        _check(predicted_BK.shape, target_BK.shape)
+        check_tables(predicted_BK.shape, target_BK.shape)
         if target_BK.shape[1] != len(self.training_mean):
             raise ValueError(f"{target_BK.shape[1]} columns, but {len(self.training_mean)} training means")
         target = target_BK.double()
@@ -89,56 +94,3 @@ class RegressionScores(Metric):
             "r2_per_gene": r2_K,
         }
         return {name: torch.as_tensor(value, dtype=torch.float64) for name, value in values.items()}
-
-
-def pearson_by_column(one_NK: Matrix, other_NK: Matrix) -> Matrix:
-    """Give the correlation of each column with its partner, [K]; NaN where one is constant or there is one sample.
-
-    Raises:
-        ValueError: The shapes differ or are not two-dimensional.
-    """
-    _check(one_NK.shape, other_NK.shape)
-    one, other = (np.asarray(values, np.float64) for values in (one_NK, other_NK))
-    varies = (one != one[:1]).any(axis=0) & (other != other[:1]).any(axis=0)
-    one, other = one - one.mean(axis=0), other - other.mean(axis=0)
-    scale = np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0))
-    return _ratio((one * other).sum(axis=0), scale, varies & (scale > 0))
-
-
-def spearman_by_column(one_NK: Matrix, other_NK: Matrix) -> Matrix:
-    """Give the rank correlation of each column with its partner, ties sharing their mean rank, [K].
-
-    Raises:
-        ValueError: The shapes differ or are not two-dimensional.
-    """
-    _check(one_NK.shape, other_NK.shape)
-    return pearson_by_column(rankdata(one_NK, axis=0), rankdata(other_NK, axis=0))
-
-
-def mse_by_column(target_NK: Matrix, predicted_NK: Matrix) -> Matrix:
-    """Give the mean squared error of each column, [K]."""
-    _check(target_NK.shape, predicted_NK.shape)
-    return np.asarray(((target_NK - predicted_NK) ** 2).mean(axis=0), np.float64)
-
-
-def r2_by_column(target_NK: Matrix, predicted_NK: Matrix) -> Matrix:
-    """Give the coefficient of determination of each column, [K]; NaN where the target is constant."""
-    _check(target_NK.shape, predicted_NK.shape)
-    spread = ((target_NK - target_NK.mean(axis=0)) ** 2).mean(axis=0)
-    varies = (target_NK != target_NK[:1]).any(axis=0) & (spread > 0)
-    return np.asarray(1 - _ratio(mse_by_column(target_NK, predicted_NK), spread, varies), np.float64)
-
-
-def defined_mean(values: Matrix) -> float:
-    """Give the mean of what is not NaN; NaN where nothing is left."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else float("nan")
-
-
-def _ratio(above: Matrix, below: Matrix, defined: npt.NDArray[np.bool_]) -> Matrix:
-    return np.asarray(np.divide(above, below, out=np.full(below.shape, np.nan), where=defined), np.float64)
-
-
-def _check(one: Sequence[int], other: Sequence[int]) -> None:
-    if len(one) != 2 or one != other:
-        raise ValueError(f"shapes {tuple(one)} and {tuple(other)}: give two equal ones, [samples, columns]")

@@ -1,16 +1,63 @@
-"""Every feature's agreement of prediction and truth as a table, and what is said of all features together."""
+"""Every feature's agreement of prediction and truth as a table, and what is said of all features together.
 
-from collections.abc import Callable, Sequence
+All follows from the stored predictions, in their units.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.stats import beta
 
-from training.regression import Matrix, mse_by_column, pearson_by_column, r2_by_column
+from core.columns import Matrix, mse_by_column, pearson_by_column, r2_by_column
+from reports.predicted import Predicted, column_names
 
+COLUMNS = (
+    "feature",
+    "r2",
+    "correlation",
+    "p_value",
+    "rmse",
+    "mae",
+    "target_mean",
+    "predicted_mean",
+    "target_sd",
+    "predicted_sd",
+    "target_range",
+    "predicted_range",
+    "range_ratio",
+)
 R2_LEVELS = (0.3, 0.5, 0.7)
 CORRELATION_LEVELS = (0.6, 0.8)
+
+
+def feature_tables(
+    places: Iterable[tuple[Mapping[str, Any], Predicted, Sequence[str]]],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Give a row per place and feature, and a row per place; empty where predictions are no numbers per feature.
+
+    Args:
+        places: Columns that name a model and a test set, what was predicted there, and the names of the features.
+    """
+    each, together = [pd.DataFrame()], []
+    for place, predicted, names in places:
+        for part, features, target_NK, predicted_NK in _parts(predicted, names):
+            where = {**place, "part": part}
+            each.append(feature_table(features, target_NK, predicted_NK).assign(**where)[[*where, *COLUMNS]])
+            together.append({**where, "samples": len(target_NK), **summary(target_NK, predicted_NK)})
+    return pd.concat(each, ignore_index=True), pd.DataFrame(together)
+
+
+def _parts(predicted: Predicted, names: Sequence[str]) -> Iterator[tuple[str, Sequence[str], Matrix, Matrix]]:
+    """Give part, names of its features, truth and prediction, of the parts with any sample."""
+    known, start = column_names(names, predicted.width), 0
+    for part, (target_NK, predicted_NK) in predicted.parts().items():
+        end = start + target_NK.shape[1]
+        if len(target_NK):
+            yield part, known[start:end], target_NK, predicted_NK
+        start = end
 
 
 def feature_table(features: Sequence[str], target_NK: Matrix, predicted_NK: Matrix) -> pd.DataFrame:

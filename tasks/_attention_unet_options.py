@@ -14,7 +14,7 @@ from datasets.rosettes import RosettePlacement
 from models.attention_unet import WIDTHS, AttentionUNet, Norm
 from models.sliding_window import check_windows
 from tasks._placement_options import Partition, PlacementOptions
-from training.options import DataPath, Options
+from training.options import DataPath, Options, refuse_useless
 
 Share = Annotated[float, Field(ge=0, le=1)]
 DEFAULT = Augmentation()
@@ -67,6 +67,23 @@ class AugmentationOptions(Options):
         _explained(self.build)
         return self
 
+    @model_validator(mode="after")
+    def _every_option_has_an_effect(self) -> "AugmentationOptions":
+        changes = {
+            "elastic_transform": ("elastic_sigma", "elastic_scale", "elastic_jitter"),
+            "affine_transform": ("scale", "shift", "turn"),
+            "coarse_dropout": ("holes", "hole_size"),
+        }
+        useless = {
+            name: (getattr(self, change) == 0, f"set {change} above 0")
+            for change, names in changes.items()
+            for name in names
+        }
+        moved = self.elastic_transform or self.affine_transform
+        useless["rethreshold"] = (not moved, "set elastic_transform or affine_transform above 0")
+        refuse_useless(self, useless)
+        return self
+
     def build(self) -> Augmentation:
         """Give the augmentation."""
         return Augmentation(**self.model_dump())
@@ -82,7 +99,7 @@ class AttentionUNetOptions(PlacementOptions):
     partition: Partition | None = None
     """How animals are divided where no column names clients: evenly or ranges."""
     split: DataPath | None = None
-    """Manifest as `python -m datasets rosette-split` writes it; by default splits are drawn here."""
+    """Manifest as `python -m datasets rosette-split` writes it; by default splits are drawn here, by `fractions`."""
     use_intensity: bool = False
     """Show the network the raw intensity as a third channel; by default it sees the geometry of the cells alone."""
     image_cache_mb: int = Field(512, ge=0)
@@ -125,6 +142,12 @@ class AttentionUNetOptions(PlacementOptions):
         _explained(lambda: check_windows(self.patch_size, self.shared))
         with torch.device("meta"):
             _explained(self.build_network)
+        return self
+
+    @model_validator(mode="after")
+    def _every_option_has_an_effect(self) -> "AttentionUNetOptions":
+        given = (self.split is not None, "leave out split")
+        refuse_useless(self, {"fractions": given, **({} if self.partition else {"split_seed": given})})
         return self
 
     @property

@@ -12,7 +12,7 @@ from datasets.nuclei_positions import Counting
 from datasets.nuclei_table import Selection
 from models.vgg3d_shape import CHROMATIN, VGG3DShape
 from tasks._placement_options import PlacementOptions
-from training.options import DataPath, Options
+from training.options import DataPath, Options, refuse_useless
 
 MIB = 1024**2
 MASK_FRACTION = 0.5
@@ -151,9 +151,7 @@ class VGG3DOptions(PlacementOptions):
 
     @model_validator(mode="after")
     def _every_option_has_an_effect(self) -> "VGG3DOptions":
-        for name, (useless, remedy) in self._useless().items():
-            if useless and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} has no effect here; {remedy}, or leave it out")
+        refuse_useless(self, self._useless())
         return self
 
     @model_validator(mode="after")

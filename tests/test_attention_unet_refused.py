@@ -92,6 +92,7 @@ def nothing(folder: Path) -> None:
     """Leave the data as it is: an option is wrong."""
 
 
+DEFAULT_SHARES = "options.fractions=[0.7, 0.15, 0.15]"
 FILE = "processed_data_R1_"
 SPOILED: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
     "no labels": (without("segmentation_outlines"), [], [FILE, "no dataset segmentation_outlines", "add them"]),
@@ -106,14 +107,14 @@ SPOILED: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
     "no file": (emptied, [], ["holds no HDF5 file"]),
     "animal at two clients": (moved_animal, [], ["animal 'R1_1' is in two places: client 'R1'", "'R2'"]),
     "sample in two splits": (
-        lambda folder: split_file(folder, doubled), ["options.split={data}/split.json"],
+        lambda folder: split_file(folder, doubled), ["options.split={data}/split.json", DEFAULT_SHARES],
         ["split.json: sample 'R1_", "is in train and val; keep one"],
     ),
     "changed split": (
         lambda folder: split_file(folder, lambda content: content["val_sample_list"].pop()),
-        ["options.split={data}/split.json"], ["split.json: sample_order_hash is", "make it anew"],
+        ["options.split={data}/split.json", DEFAULT_SHARES], ["split.json: sample_order_hash is", "make it anew"],
     ),
-    "no split": (nothing, ["options.split={data}/absent.json"], ["absent.json: no such file"]),
+    "no split": (nothing, ["options.split={data}/absent.json", DEFAULT_SHARES], ["absent.json: no such file"]),
     "client column": (nothing, ["options.client_key=hospital"], ["metadata.csv", "no column 'hospital'"]),
     "held-out client": (nothing, ["options.held_out_client=R9"], ["replicate is nowhere 'R9'", "R1, R2, R3"]),
     "too few animals": (
@@ -124,8 +125,27 @@ SPOILED: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
         nothing, ["options.augmentation.rotations=0.5"],
         ["options.augmentation.rotations: unknown key; did you mean rotation?"],
     ),
+    "fractions beside a split": (
+        nothing, ["options.split={data}/split.json"], ["fractions has no effect here; leave out split, or leave"],
+    ),
+    "seed beside a split": (
+        nothing, ["options.split={data}/split.json", DEFAULT_SHARES, "options.split_seed=3"],
+        ["split_seed has no effect here; leave out split"],
+    ),
+    "bending without bends": (
+        nothing, ["options.augmentation.elastic_sigma=3"],
+        ["options.augmentation: elastic_sigma has no effect here; set elastic_transform above 0, or leave it out"],
+    ),
+    "holes without holes": (nothing, ["options.augmentation.holes=[1, 2]"], ["holes has no effect here; set coarse_d"]),
+    "a turn without a turn": (
+        nothing, ["options.augmentation={affine_transform: 0, turn: 5}"], ["turn has no effect here; set affine"],
+    ),
+    "interpolation without any": (
+        nothing, ["options.augmentation={affine_transform: 0, elastic_transform: 0, rethreshold: true}"],
+        ["rethreshold has no effect here; set elastic_transform or affine_transform above 0"],
+    ),
     "probability": (nothing, ["options.augmentation.rotation=1.5"], ["options.augmentation.rotation = 1.5"]),
-    "holes": (nothing, ["options.augmentation.holes=[5, 1]"], ["augmentation.holes = (5, 1): cannot be used"]),
+    "holes": (nothing, ["options.augmentation={holes: [5, 1]}"], ["augmentation.holes = (5, 1): cannot be used"]),
     "patch size": (nothing, ["options.patch_size=0"], ["options.patch_size = 0: no patch has that size"]),
     "small patch": (nothing, ["options.patch_size=16"], ["options.patch_size = 16", "32"]),
     "four widths": (nothing, ["options.widths=[2, 2, 2, 2]"], ["widths: [2, 2, 2, 2] must be five positive numbers"]),

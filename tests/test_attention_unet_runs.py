@@ -77,6 +77,10 @@ def test_batchnorm_is_averaged_kept_or_frozen(tissue: Path, tmp_path: Path, how:
 # Splits from a file
 
 
+SPLIT = ["options.fractions=[0.7, 0.15, 0.15]", "federation.rounds=1"]
+"""The manifest says the shares; those of the config would be refused beside it."""
+
+
 def split(*words: str | Path) -> Result:
     return CliRunner().invoke(datasets_app, ["rosette-split", *map(str, words)], catch_exceptions=False)
 
@@ -90,7 +94,7 @@ def test_a_manifest_of_the_command_trains_all_settings(tissue: Path, tmp_path: P
     assert [content[f"{name}_samples"] for name in ("train", "val", "test")] == [8, 8, 8]
     digests = set()
     for setting in SETTINGS:
-        done = run(tmp_path / setting, tissue, setting, f"options.split={path}", "federation.rounds=1")
+        done = run(tmp_path / setting, tissue, setting, f"options.split={path}", *SPLIT)
         manifest = done.json("manifest")
         digests.add(manifest["split_sha256"])
         for client in CLIENTS:

@@ -28,4 +28,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) data results/*/
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,6 +1,7 @@
 """A deployed federation: one SuperLink, one SuperNode per hospital, each with its own folder and nothing else."""
 
 import contextlib
+import re
 import shutil
 import subprocess
 import time
@@ -18,6 +19,9 @@ from training.runs import Run
 ROOT = Path(__file__).resolve().parent.parent
 OVERRIDES = "federation.rounds=1 federation.local_epochs=1 options.random_backbone.context_length=16"
 
+INSTALLATION = "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"
+"""Not set here: the README names an option instead."""
+
 pytestmark = pytest.mark.slow
 
 
@@ -25,10 +29,11 @@ pytestmark = pytest.mark.slow
 def superlink(place: Isolation, port: int) -> Iterator[None]:
     home = place.home / "flower"
     home.mkdir()
-    (home / "config.toml").write_text(
-        f'[superlink]\ndefault = "hospitals"\n[superlink.hospitals]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
-    )
-    with start(place, "flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(port)):
+    (connection,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    connection = connection.replace("SERVER:8000", f"127.0.0.1:{port}")
+    (home / "config.toml").write_text(connection.replace('root-certificates = "ca.pem"', "insecure = true"))
+    address = ["--insecure", "--host", "127.0.0.1", "--port", str(port)]
+    with start(place, "flower-superlink", "--disable-runtime-dependency-installation", *address):
         yield
 
 
@@ -36,7 +41,7 @@ def superlink(place: Isolation, port: int) -> Iterator[None]:
 def start(place: Isolation, *command: str) -> Iterator[None]:
     process = subprocess.Popen(
         [str(executables() / command[0]), *command[1:]],
-        env=place.environment,
+        env={key: value for key, value in place.environment.items() if key != INSTALLATION},
         cwd=place.home,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -72,10 +77,18 @@ def test_hospitals_with_their_own_folders_reach_the_weights_of_the_simulation(st
             stack.enter_context(start(place, "flower-supernode", "--insecure", *address, "--node-config", node))
         config = f"config='configs/nicheformer.yaml' overrides='{OVERRIDES}' nodes=3"
         paths = f"data='{server}' results='{tmp_path / 'results'}'"
-        command = [str(executables() / "flwr"), "run", str(ROOT), "--stream", "--run-config", f"{config} {paths}"]
+        command = [
+            str(executables() / "flwr"),
+            "run",
+            str(ROOT),
+            "hospitals",
+            "--stream",
+            "--run-config",
+            f"{config} {paths}",
+        ]
         for _ in range(20):  # the SuperLink takes a while to answer
             done = subprocess.run(
-                command, env=place.environment, cwd=place.home, capture_output=True, text=True, timeout=240, check=False
+                command, env=place.environment, cwd=place.home, capture_output=True, text=True, timeout=480, check=False
             )
             if "Successfully started run" in done.stdout:
                 break

@@ -1,7 +1,8 @@
 """What becomes of clients that do not answer as they should: asked again, given up, or the end of the run."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NoReturn
 
 from fl.deaths import Deaths
 from fl.exchange import Arrays, Part
@@ -53,22 +54,22 @@ class Asking:
         exchange = " ".join(filter(None, [kind.removeprefix("query."), f"round {number}", request.get("split", "")]))
         counts = self.deaths.counts(exchange)
         given_up = [name for name in clients if counts.get(name, 0) > self.options.retries]
-        answers = self._patiently(kind, exchange, [n for n in clients if n not in given_up], request, arrays, reject)
+        asked = [name for name in clients if name not in given_up]
+        answers = self._patiently(kind, exchange, asked, number, request, arrays, reject)
         died = [
             Failure(name, kind.removeprefix("query."), "died", f"its worker died {counts[name]} times", "")
             for name in given_up
         ]
         failures = sorted([*answers.failures, *died], key=lambda one: one.client)
         for failure in failures:
-            details = "" if failure.kind == "refused" else failure.details  # Input of a user has no traceback.
-            self.run.client_failed(failure.client, number, failure.phase, failure.message, details, kind=failure.kind)
+            self._record(failure, number)
         if len(answers.good) < self.options.needed(len(clients)):
             raise_refusals(failures)  # There are some, since not all have given a good reply.
         return Answers(answers.good, failures)
 
     def _patiently(
-        self, kind: str, exchange: str, clients: list[str], request: dict[str, Any], arrays: Arrays | None,
-        reject: Reject,
+        self, kind: str, exchange: str, clients: list[str], number: int, request: dict[str, Any],
+        arrays: Arrays | None, reject: Reject,
     ) -> Answers:  # fmt: skip
         """Ask those that failed again, as often as `federation.retries` says."""
         good: dict[str, Part] = {}
@@ -80,15 +81,31 @@ class Asking:
             if not waiting:
                 break
             for failure in failed:
-                self.run.log(f"{failure.client} failed in {failure.phase} ({failure.message}); asked again")
+                self._record(failure, number, deaths + attempt)
             answers = self.nodes.ask(
                 kind, waiting, {**request, "attempt": attempt, "deaths": deaths}, arrays, reject,
                 alone=self.deaths.suspects(exchange), timeout=self.options.client_timeout,
             )  # fmt: skip
             if answers.dead:
-                self.deaths.add(exchange, answers.dead)
+                self._relaunch(exchange, answers, number, deaths + attempt + 1)
             good |= answers.good
             refused += [failure for failure in answers.failures if failure.kind == "refused"]
             failed = [failure for failure in answers.failures if failure.kind != "refused"]
             waiting = [failure.client for failure in failed]
         return Answers({name: good[name] for name in sorted(good)}, [*refused, *failed])
+
+    def _relaunch(self, exchange: str, answers: Answers, number: int, attempt: int) -> NoReturn:
+        """Note whom dead workers served; the next launch asks them again, and all others."""
+        served = {name for share in answers.dead for name in share}
+        died = {"kind": "died", "message": "its worker died or never answered"}
+        for failure in answers.failures:
+            told = replace(failure, **died, details=failure.message) if failure.client in served else failure
+            self._record(told, number, attempt)
+        self.deaths.add(exchange, answers.dead)
+
+    def _record(self, failure: Failure, number: int, attempt: int | None = None) -> None:
+        """Write down a failure of a client, which is asked again after this attempt where there is one."""
+        details = "" if failure.kind == "refused" else failure.details  # Input of a user has no traceback.
+        self.run.client_failed(
+            failure.client, number, failure.phase, failure.message, details, kind=failure.kind, attempt=attempt
+        )

@@ -7,7 +7,7 @@ worker are then asked one by one: if another worker dies, it is known whose faul
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from core.files import read_json, write_json
 
@@ -39,7 +39,7 @@ class Deaths:
         """Count the launches that ended in an exchange."""
         return int(self._of(exchange).get("launches", 0))
 
-    def add(self, exchange: str, shares: Sequence[Sequence[str]]) -> None:
+    def add(self, exchange: str, shares: Sequence[Sequence[str]]) -> NoReturn:
         """Record the shares of clients that dead workers were serving.
 
         Raises:

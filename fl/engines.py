@@ -111,7 +111,7 @@ def on_flower(run: Run) -> Status:
         except LaunchError as error:
             failure = error
         recorded = read_json(run.folder / "status.json")
-        run.failures = recorded["failures"]
+        run.failures, run.retried = recorded["failures"], recorded["retried"]
         if recorded["status"] != "running" or not patience.for_another():
             return _outcome(run, recorded, failure)
         run.log("the launch ended before the run did; another one goes on from there")

@@ -12,6 +12,7 @@ from reports.run_folder import RunRecord
 from reports.tables import Cell, Table
 
 NOTE = (
+    "A client that is asked again and then gives a good answer has taken part as if nothing had happened. "
     "Failures of a client in one phase count as alike where their messages differ in numbers alone. Tracebacks are "
     "files of the run folder; links lead to them as long as the page is left where it was written."
 )
@@ -24,12 +25,16 @@ def failure_table(records: Sequence[RunRecord], out: Path) -> Table:
         records: The runs.
         out: Folder of the page, which links are relative to.
     """
-    table = Table(["run", "client", "phase", "kind", "times", "steps", "message of the first", "traceback"], note=NOTE)
+    table = Table(
+        ["run", "client", "phase", "kind", "then", "times", "steps", "message of the first", "traceback"], note=NOTE
+    )
     for record in records:
         alike: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-        for one in record.failures:
-            key = *(str(one[name]) for name in ("client", "phase", "kind")), re.sub(r"\d+", "0", str(one["message"]))
-            alike.setdefault(key, []).append(one)
+        for then, failures in (("given up", record.failures), ("asked again", record.retried)):
+            for one in failures:
+                named = [str(one[name]) for name in ("client", "phase", "kind")]
+                key = (*named, then, re.sub(r"\d+", "0", str(one["message"])))
+                alike.setdefault(key, []).append(one)
         for (*named, _), group in sorted(alike.items()):
             texts = [Cell(text, "text") for text in (record.folder.name, *named)]
             counts = [Cell(f"{len(group):,}"), Cell(counted([one["step"] for one in group]))]

@@ -30,6 +30,9 @@ class RunRecord:
     status: str
     error: str | None
     failures: Sequence[Mapping[str, Any]]
+    """Of clients that were given up."""
+    retried: Sequence[Mapping[str, Any]]
+    """Failures after which the client was asked again."""
     config: Mapping[str, Any]
     manifest: Mapping[str, Any]
     unit: str
@@ -60,6 +63,7 @@ class RunRecord:
             status=status["status"],
             error=status.get("error"),
             failures=status.get("failures") or [],
+            retried=status.get("retried") or [],
             config=_read_config(folder / "config.yaml"),
             manifest=_read_part(folder, "manifest.json", finished, {"clients": dict, "budget": dict}),
             unit=history.get("unit", "epoch"),

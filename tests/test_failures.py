@@ -22,6 +22,7 @@ from fl.inprocess import InProcessGrid
 from fl.nodes import RoundError
 from fl.server import serve
 from fl.time_limit import OvertimeError, time_limit
+from reports.report import write_report
 from tests.commands import interrupt
 from tests.conftest import Finished, Go, conduct
 from tests.toy_task import Points
@@ -122,10 +123,32 @@ def test_a_client_that_recovers_is_asked_again_in_the_same_round(go: Go) -> None
     struck, clean = go("federated", fault("exception", times=1)), go("federated")
     assert struck.json("status")["status"] == "completed"
     assert struck.hashes == clean.hashes
-    assert (
-        "bob failed in train (the fault that federation.faults asks for); asked again"
-        in (struck.folder / "log.txt").read_text()
-    )
+    message = "the fault that federation.faults asks for"
+    assert f"bob failed in train of step 2: {message}; asked again" in (struck.folder / "log.txt").read_text()
+    assert struck.json("status")["failures"] == []
+    (cured,) = struck.json("status")["retried"]
+    where = "failures/bob-train-2-attempt-1.txt"
+    assert cured == {
+        "client": "bob", "step": 2, "phase": "train", "kind": "failed", "message": message, "traceback": where,
+    }  # fmt: skip
+    assert "InjectedError" in (struck.folder / where).read_text()
+    assert "asked again" in write_report([struck.folder], struck.folder).read_text()
+
+
+def test_each_attempt_of_a_client_that_is_given_up_leaves_its_traceback(go: Go) -> None:
+    struck = go("federated", fault("exception"), "federation.on_client_failure=continue", "federation.retries=2")
+    found = struck.json("status")
+    assert [one["traceback"] for one in found["failures"]] == ["failures/bob-train-2.txt"]
+    assert [one["traceback"] for one in found["retried"]] == [f"failures/bob-train-2-attempt-{n}.txt" for n in (1, 2)]
+
+
+def test_what_was_cured_before_a_run_was_cut_off_is_told_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start("federated", fault("exception", client="ada", times=1))
+    interrupt(monkeypatch, epoch=6)
+    with pytest.raises(KeyboardInterrupt):
+        conduct(run)
+    conduct(Run.attach(run.folder))
+    assert [one["client"] for one in status(run)["retried"]] == ["ada"]
 
 
 def test_attempts_are_counted_anew_where_a_killed_run_goes_on(

@@ -176,16 +176,19 @@ def test_failures_are_counted_by_client_and_kind_with_a_link_to_the_traceback(tm
         failure("bob", 2, "gone", traceback="failures/lost.txt"),
         failure("ada", 2, "gone"),
     ]
-    run = write_run(tmp_path / "runs" / "run", "federated", status={"status": "degraded", "failures": told})
+    cured = [failure("bob", step, "gone") for step in (1, 2)]
+    status = {"status": "degraded", "failures": told, "retried": cured}
+    run = write_run(tmp_path / "runs" / "run", "federated", status=status)
     (run / "failures").mkdir()
     (run / "failures" / "bob train-3.txt").write_text("Traceback")
     table = failure_table([RunRecord.read(run)], tmp_path / "out")
     assert [[cell.text for cell in row[1:]] for row in table.rows] == [
-        ["ada", "train", "failed", "1", "2", "gone", "none"],
-        ["bob", "train", "failed", "2", "1 to 3", "CUDA out of memory: 12 MiB", "failures/bob train-3.txt"],
-        ["bob", "train", "failed", "1", "2", "gone", "failures/lost.txt"],
+        ["ada", "train", "failed", "given up", "1", "2", "gone", "none"],
+        ["bob", "train", "failed", "asked again", "2", "1 to 2", "gone", "none"],
+        ["bob", "train", "failed", "given up", "2", "1 to 3", "CUDA out of memory: 12 MiB", "failures/bob train-3.txt"],
+        ["bob", "train", "failed", "given up", "1", "2", "gone", "failures/lost.txt"],
     ]
-    assert [row[-1].href for row in table.rows] == ["", "../runs/run/failures/bob%20train-3.txt", ""]
+    assert [row[-1].href for row in table.rows] == ["", "", "../runs/run/failures/bob%20train-3.txt", ""]
     page = write_report([run], tmp_path / "out").read_text()
     assert '<a href="../runs/run/failures/bob%20train-3.txt">failures/bob train-3.txt</a>' in page
     assert page.index("degraded: it went on") < page.index("bob failed in train of step 1") < page.index('verdict">')

@@ -76,7 +76,11 @@ def test_a_worker_that_dies_once_changes_nothing(start: Start, go: Go) -> None:
     run = start("federated")
     assert launches(run, DyingGrid("bob", 1)) == 2
     assert Finished(run.folder).hashes == go("federated").hashes
-    assert Finished(run.folder).json("status")["status"] == "completed"
+    found = Finished(run.folder).json("status")
+    assert (found["status"], found["failures"]) == ("completed", [])
+    (died,) = found["retried"]
+    assert (died["client"], died["kind"], died["message"]) == ("bob", "died", "its worker died or never answered")
+    assert "ActorDiedError" in (run.folder / died["traceback"]).read_text()
 
 
 def test_who_kills_every_worker_is_found_and_named(start: Start) -> None:

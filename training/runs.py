@@ -4,13 +4,10 @@ config.yaml  manifest.json  status.json  history.json  metrics.csv  metrics.json
 predictions/  checkpoints/  model_final.pt and .json (local: one per client)  log.txt  tensorboard/
 """
 
-import csv
 import datetime
-import io
-import math
 import re
 import traceback
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -23,6 +20,7 @@ from core.files import read_json, write_json, write_text
 from core.locks import Lock, hold, is_empty
 from training import checkpoints
 from training.config import Experiment, load, to_yaml
+from training.long_form import long_form
 from training.parameters import weights_hash
 from training.predictions import save_predictions
 from training.summary import summary
@@ -42,6 +40,7 @@ class Run:
         """Wrap a folder that exists; see `create`, `resume` and `attach`."""
         self.folder, self.experiment, self.setting = folder, experiment, setting
         self.failures: list[dict[str, Any]] = []
+        self.retried: list[dict[str, Any]] = []
         self.history: list[dict[str, Any]] = []
         self.earlier_seconds = 0.0
         self.lock: Lock | None = None
@@ -91,7 +90,9 @@ class Run:
     @classmethod
     def attach(cls, folder: Path) -> Self:
         """Open a run folder that another process holds, or a run that has ended."""
-        run = cls(folder, load(folder / "config.yaml"), read_json(folder / "status.json")["setting"])
+        status = read_json(folder / "status.json")
+        run = cls(folder, load(folder / "config.yaml"), status["setting"])
+        run.retried = status.get("retried", [])
         if (folder / "history.json").exists():
             run.history = read_json(folder / "history.json")["steps"]
             run.earlier_seconds = sum(_seconds(step) for step in run.history)
@@ -131,6 +132,7 @@ class Run:
             "error": error,
             "exit_code": EXIT_CODES.get(status) if exit_code is None else exit_code,
             "failures": self.failures,
+            "retried": self.retried,
         }
         write_json(self.folder / "status.json", content)
 
@@ -148,8 +150,9 @@ class Run:
         return code
 
     def client_failed(
-        self, client: str, step: int, phase: str, message: str, details: str = "", *, kind: str = "failed"
-    ) -> None:
+        self, client: str, step: int, phase: str, message: str, details: str = "", *, kind: str = "failed",
+        attempt: int | None = None,
+    ) -> None:  # fmt: skip
         """Record the failure of one client, with the traceback, where there is one, in a file of its own.
 
         Args:
@@ -159,11 +162,17 @@ class Run:
             message: One line.
             details: Traceback, or nothing.
             kind: `failed`, `refused` its input, `rejected` by the guard, or `died` with its worker.
+            attempt: Number of the attempt, from 1, where it is asked again; None where it is given up.
         """
-        traceback_file = f"failures/{client}-{phase}-{step}.txt" if details else None
+        place = f"{client}-{phase}-{step}" + (f"-attempt-{attempt}" if attempt else "")
+        traceback_file = f"failures/{place}.txt" if details else None
         where = {"client": client, "step": step, "phase": phase}
-        self.failures.append({**where, "kind": kind, "message": message, "traceback": traceback_file})
-        self.log(f"{client} {kind} in {phase} of step {step}: {message}")
+        failure = {**where, "kind": kind, "message": message, "traceback": traceback_file}
+        if not attempt:
+            self.failures.append(failure)
+        elif failure not in self.retried:  # as it is where a round that was cut off is run again
+            self.retried.append(failure)
+        self.log(f"{client} {kind} in {phase} of step {step}: {message}{'; asked again' if attempt else ''}")
         if traceback_file:
             write_text(self.folder / traceback_file, details)
         self.set_status("running")
@@ -223,7 +232,7 @@ class Run:
     def write_evaluation(self, rows: list[dict[str, Any]], facts: Mapping[str, Any]) -> None:
         """Write eval_summary.json and metrics.csv."""
         write_json(self.folder / "eval_summary.json", {"setting": self.setting, **facts, "rows": rows})
-        write_text(self.folder / "metrics.csv", self._long_form(rows))
+        write_text(self.folder / "metrics.csv", long_form(self.setting, self.history, rows))
 
     def write_baselines(self, rows: list[dict[str, Any]]) -> None:
         """Write baselines.json: the scores of methods without a network, where there are any."""
@@ -233,20 +242,6 @@ class Run:
     def write_summary(self, primary: str, selected: Mapping[str, int]) -> None:
         """Write metrics.json: the selected and the last epoch or round in a few numbers; see `training.summary`."""
         write_json(self.folder / "metrics.json", summary(self.folder.name, self.history, primary, selected))
-
-    def _long_form(self, rows: Iterable[Mapping[str, Any]]) -> str:
-        table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["setting", "model", "client", "split", "step", "metric", "value", "support"])
-        for step in self.history:
-            for split in ("train", "val"):
-                for client, entry in step.get(split, {}).items():
-                    model = client if self.setting == "local" else self.setting
-                    where = [self.setting, model, client, split, step["step"]]
-                    writer.writerows(_values(where, entry))
-        for row in rows:
-            writer.writerows(_values([self.setting, row["model"], row["data"], row["split"], ""], row))
-        return table.getvalue()
 
 
 class FollowingRun(Run):
@@ -330,14 +325,6 @@ def _seconds(step: Mapping[str, Any]) -> float:
     """Give what an epoch or a round took, of all members of a local run together."""
     seconds = step.get("seconds", 0.0)
     return sum(seconds.values()) if isinstance(seconds, dict) else seconds
-
-
-def _values(where: list[Any], entry: Mapping[str, Any]) -> Iterable[list[Any]]:
-    """Give a row of the long form per metric; what is undefined stays empty."""
-    supports = entry.get("supports", {})
-    for metric, value in entry["metrics"].items():
-        undefined = value is None or math.isnan(value)
-        yield [*where, metric, "" if undefined else value, supports.get(metric, entry["support"])]
 
 
 def default_name(*parts: str) -> str:

@@ -52,7 +52,16 @@ class Placement:
             raise UserError("alpha: belongs to partition: dirichlet; give both or neither")
 
     def owner(self, value: str) -> str:
-        """Give the client that a value of `client_key` names."""
+        """Give the client that a value of `client_key` names.
+
+        Raises:
+            UserError: It is "held_out", while another value is said to belong to nobody.
+        """
+        if value == HELD_OUT != self.held_out:
+            raise UserError(
+                f"{self.client_key or 'clients'}: a value is {HELD_OUT!r}, as samples of nobody are called, but "
+                f"held_out_client names {self.held_out!r}; rename it, or make it {self.held_out!r}"
+            )
         return HELD_OUT if value == self.held_out else value
 
     def divide(self, units: Sequence[str], labels: Sequence[str] = ()) -> dict[str, str]:

@@ -32,22 +32,25 @@ class Sample:
         name: Sample id.
         path: Its HDF5 file.
         columns: What is known of it, by column of the metadata table or part of the id.
+        from_id: Whether that is parts of the id.
     """
 
     name: str
     path: Path
     columns: Mapping[str, str]
+    from_id: bool = False
 
     @property
     def animal(self) -> str:
         """Name the animal, uniquely within the study.
 
-        Animals are numbered within their replicate, so a bare number is put behind the replicate: `R2_17`. Time points
-        do not count: the same number at two of them may be one animal, and is never taken apart. An id that is more
-        than a number stands for itself.
+        Animals are numbered within their replicate, so what an id says, and a bare number in a table, is put behind the
+        replicate: `R2_17`. Time points do not count: the same number at two of them may be one animal, and is never
+        taken apart. What is more than a number in a table stands for itself.
         """
-        number = self.columns[ANIMAL]
-        return f"{self.columns[REPLICATE]}_{number}" if number.isdecimal() and REPLICATE in self.columns else number
+        name = self.columns[ANIMAL]
+        within = REPLICATE in self.columns and (self.from_id or name.isdecimal())
+        return f"{self.columns[REPLICATE]}_{name}" if within else name
 
     def unit(self, group_by: GroupBy) -> str:
         """Name what is never split: the animal, the replicate, or the image alone."""
@@ -105,7 +108,7 @@ def read_samples(data: Path, metadata: Path | None = None, *, needed: Sequence[s
     source = metadata or next((data / name for name in TABLES if (data / name).is_file()), None)
     needed = [key for key in needed if key != "animal"]
     if source is None:
-        return [Sample(name, path, _parts(path, name, needed)) for name, path in files.items()]
+        return [Sample(name, path, _parts(path, name, needed), from_id=True) for name, path in files.items()]
     rows = _rows(source, [SAMPLE, ANIMAL, *needed])
     absent = [name for name in files if name not in rows]
     if absent:

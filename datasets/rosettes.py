@@ -7,6 +7,7 @@ a manifest (`datasets.rosette_splits`) or drawn here. No animal is at two client
 
 import functools
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from datasets.placement import HELD_OUT, Placement
 from datasets.rosette_channels import RosetteImage, WholeImages
 from datasets.rosette_samples import REPLICATE, SUFFIXES, GroupBy, Sample, find_files, read_samples
 from datasets.rosette_splits import read_manifest, refuse_divided
+from datasets.unit_splits import SPLITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,15 +134,34 @@ class Study(Placed):
             "sha256": sha256_json([[one.name, one.animal, self._hash(row)] for row, one in members.items()]),
         }
 
+    def layouts(self, client: str) -> dict[str, int]:
+        """Count the files of a client by the layout that was found in them."""
+        rows = [row for split in SPLITS for row in self.rows(client, split).tolist()]
+        return dict(sorted(Counter(self.images[row].file.generation for row in set(rows)).items()))
+
     @functools.cached_property
     def _hashes(self) -> dict[int, str]:
         return {}
 
     def _hash(self, row: int) -> str:
-        """Decode and hash an image, once."""
+        """Decode and hash an image, once.
+
+        Raises:
+            UserError: Another client or split has the same image under another id.
+        """
         if row not in self._hashes:
-            self._hashes[row] = self.images[row].digest()
+            digest = self.images[row].digest()
+            for other in (other for other, known in self._hashes.items() if known == digest):
+                if (place := self._place(row)) != self._place(other):
+                    raise UserError(
+                        f"{self.images[row].file.path}: the same image as {self.images[other].file.path}, but one is "
+                        f"in {place} and the other in {self._place(other)}; remove one, or keep both in one split"
+                    )
+            self._hashes[row] = digest
         return self._hashes[row]
+
+    def _place(self, row: int) -> str:
+        return f"{self.clients_N[row]}/{self.splits_N[row]}"
 
     def _levels(self, rows: Rows) -> dict[str, list[str]]:
         members = [self.samples[row] for row in rows]

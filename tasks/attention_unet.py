@@ -105,10 +105,11 @@ class AttentionUNetTask(AttentionUNetOptions):
         return self._study.digest(client)
 
     def describe(self, client: str) -> dict[str, Any]:
-        """Count images and animals."""
+        """Count images, animals and the layouts of files."""
         counts = {split: len(self._study.rows(client, split)) for split in SPLITS}
         animals = {split: len(self._study.animals(client, split)) for split in SPLITS}
-        return {**counts, "animals": animals, "files": self._study.manifest(client)}
+        layouts = self._study.layouts(client)
+        return {**counts, "animals": animals, "layouts": layouts, "files": self._study.manifest(client)}
 
     def flip_labels(self, batch: Batch, fitted: BaseModel) -> Batch:
         """Call rosettes what is none, and the other way round."""

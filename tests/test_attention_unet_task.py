@@ -219,7 +219,7 @@ def test_the_task_says_what_it_is(finished: dict[str, Finished], tissue: Path) -
     assert manifest["facts"] == {"widths": [4, 8, 16, 32, 64], "norm": "batch", "start": STORED.name}
     client = manifest["clients"]["R2"]
     assert [client[split] for split in ("train", "val", "test")] == [2, 2, 2]
-    assert client["animals"] == {"train": 1, "val": 1, "test": 1}
+    assert client["animals"] == {"train": 1, "val": 1, "test": 1} and sum(client["layouts"].values()) == 6
     for split in ("train", "val", "test"):
         assert client["files"][split]["units"] == open_task(tissue).identities("R2")[split]["animal"]
 

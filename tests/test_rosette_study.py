@@ -65,6 +65,39 @@ def test_the_number_of_an_animal_counts_within_its_replicate(tmp_path: Path) -> 
     assert [one.animal for one in read_samples(tmp_path)] == ["fly 7"] * 3
 
 
+def test_animals_of_ids_need_not_be_numbers(tmp_path: Path) -> None:
+    ids = ["R1_T2_m1_0001", "R2_T2_m1_0001"]
+    assert [one.animal for one in read_samples(write_study(tmp_path, ids))] == ["R1_m1", "R2_m1"]
+
+
+def test_the_same_image_at_two_places_is_refused(folder: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(folder, tmp_path / "copied"))
+    study = Study.open(copied, BY_REPLICATE)
+    paths = [copied / name / f"processed_data_{name}.h5" for name in (one.name for one in study.samples)]
+    train, test = int(study.rows("R1", "train")[0]), int(study.rows("R2", "test")[0])
+    beside = int(study.rows("R1", "train")[1])
+    shutil.copy(paths[train], paths[beside])
+    study.digest("R1")
+    shutil.copy(paths[train], paths[test])
+    refused(lambda: study.digest("R2"), f"{paths[test]}: the same image as ", "R2/test", "R1/train; remove one")
+
+
+def test_layouts_are_counted(folder: Path, tmp_path: Path) -> None:
+    mixed = Path(shutil.copytree(folder, tmp_path / "mixed"))
+    write_as(mixed / "R1_T4_1_0001" / "processed_data_R1_T4_1_0001.h5", "stack", layers())
+    study = Study.open(mixed, BY_REPLICATE)
+    assert study.layouts("R1") == {"layers": 7, "stack": 1} and study.layouts("R2") == {"layers": 8}
+
+
+def test_a_replicate_that_is_called_as_nobody_is_refused(folder: Path, table: Callable[..., Path]) -> None:
+    source = table(lambda rows: rows.replace({"replicate": {"R2": "held_out"}}))
+    refused(
+        lambda: Study.open(folder, BY_REPLICATE, metadata=source),
+        "replicate: a value is 'held_out', as samples of nobody are called, but held_out_client names 'R3'; rename it",
+    )
+    assert Study.open(folder, RosettePlacement(client_key="replicate"), metadata=source).clients == ["R1", "R3"]
+
+
 def test_clients_from_a_table(folder: Path, table: Callable[..., Path]) -> None:
     for name in ("table.csv", "table.tsv"):
         study = Study.open(folder, RosettePlacement(client_key="treatment"), metadata=table(name=name))

@@ -19,7 +19,7 @@ from reports.drawing import (
     MAX_ANNOTATED,
     STYLES,
     annotate,
-    bare,
+    grid,
     legend_above,
     matrix_axes,
     single,
@@ -109,18 +109,19 @@ def per_client_curves(groups: dict[str, list[RunRecord]], clients: Sequence[str]
     shown = list(clients[:MAX_PANELS])
     columns = min(2 if len(shown) <= 4 else 3, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = Figure(figsize=(5.2 if columns < 3 else 8.4, 1.75 * rows + 0.8), layout="constrained")
+    width = 5.2 if columns < 3 else 8.4
+    figure, cells = grid(rows, columns, width, 1.75 * rows + 0.8, sharex=True, sharey=True)
     everyone = [record for group in groups.values() for record in group]
-    panels = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)).ravel()
+    panels = cells.ravel()
     for panel, client in zip(panels, shown, strict=False):
-        bare(panel)
         for setting, group in groups.items():
             one = curve(group, everyone, "val", client, metric)
             _draw(panel, one, COLOURS[setting], STYLES[setting], LABELS[setting])
         panel.set_title(client, fontsize=9.5, loc="left")
         _whole_steps(panel, 5)
-    for panel in panels[len(shown) :]:
-        panel.set_visible(False)
+    for empty in range(len(shown), len(panels)):
+        panels[empty].set_visible(False)
+        panels[empty - columns].tick_params(labelbottom=True)
     more = f" (first {MAX_PANELS} of {len(clients)} clients)" if len(clients) > MAX_PANELS else ""
     figure.supxlabel(axis_label(everyone) + more, fontsize=9.5)
     figure.supylabel(f"{metric_name(metric)}, validation", fontsize=9.5)

@@ -48,7 +48,7 @@ def split(
     config: Annotated[Path, typer.Argument(help="Experiment, e.g. configs/nicheformer.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. options.split_seed=1")] = None,
     experiment: Annotated[str, typer.Option(help="One of the `experiments` of CONFIG")] = "",
-    out: Annotated[Path, typer.Option(help="JSON file to write")] = Path("split.json"),
+    out: Annotated[Path, typer.Option(help="JSON file; an earlier split of the task is replaced")] = Path("split.json"),
 ) -> None:
     """Write who is in which split of which client, with a SHA-256; runs are held to it with --split.
 

@@ -17,7 +17,8 @@ from fl.time_limit import OvertimeError, time_limit
 from training.device import threads
 from training.provenance import code_digest
 from training.statistics import Statistics
-from training.task import Task, load_task_class
+from training.task import Task
+from training.task_modules import load_task_class
 
 app = ClientApp()
 Answer = Callable[[str], Part]

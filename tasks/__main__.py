@@ -17,7 +17,7 @@ from core.errors import UserError
 from training.config import ConfigFile, load
 from training.listing import Key, keys_of
 from training.split_file import write_split
-from training.task import load_task_class
+from training.task_modules import load_task_class
 
 app = typer.Typer(cls=DefaultCommand, add_completion=False, pretty_exceptions_enable=False)
 

@@ -14,7 +14,7 @@ from tests.toy_task import Points
 from training.config import load
 from training.preparation import check_names
 from training.runs import Run
-from training.task import load_task_class
+from training.task_modules import load_task_class
 
 WHOLE = "from tests.toy_task import Points as TASK\n"
 

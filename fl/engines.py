@@ -13,7 +13,7 @@ from fl.faults import check_faults
 from fl.inprocess import InProcessGrid
 from fl.launcher import LaunchError, launch
 from fl.quorum import check_absent, check_clients
-from fl.resources import choose_resources
+from fl.resources import choose_resources, idle_in_process
 from fl.server import check_options, serve
 from training.config import Experiment
 from training.faults import Exit
@@ -87,6 +87,8 @@ def in_process(run: Run) -> Status:
         UserError: Data or config cannot be used.
     """
     check_engine(run.experiment, Engine.inprocess)
+    for line in idle_in_process(run.experiment.federation):
+        run.log(line)
     return serve(run, InProcessGrid(client_app, nodes=1), nodes=1)
 
 

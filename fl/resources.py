@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -10,6 +10,7 @@ from fl.launcher import Resources
 from training.config import Experiment
 from training.device import choose_device
 from training.engine import Trainer
+from training.federation import Federation
 from training.loading import InMemory, fetch
 from training.preparation import build_network, open_client
 from training.runs import Run
@@ -40,6 +41,14 @@ def choose_resources(run: Run, task: Task, clients: Sequence[str]) -> Resources:
         f"{gpus:g} GPU ({source if gpus else 'training runs on the CPU'})"
     )
     return Resources(nodes=workers, cpus=options.cpus_per_client, gpus=gpus)
+
+
+def idle_in_process(options: Federation) -> Iterator[str]:
+    """Say which options about resources have no effect where server and clients share one process."""
+    for key in ("workers", "cpus_per_client", "gpus_per_client"):
+        value = getattr(options, key)
+        if value != Federation.model_fields[key].default:
+            yield f"federation.{key} = {value}: has no effect with --engine inprocess, where clients take turns"
 
 
 def gpu_share(experiment: Experiment, task: Task, clients: Sequence[str]) -> float:

@@ -179,13 +179,17 @@ def _data(comparison: Comparison) -> Table:
 
 def _environment(comparison: Comparison) -> Table:
     table = Table(
-        ["run", "status", "command", "code", "git", "python", "device", "threads", "packages", "weights kept"]
+        [
+            *("run", "status", "command", "code", "git", "python", "device", "threads"),
+            *("precision", "packages", "weights kept"),
+        ]
     )
     for record in comparison.everyone:
         facts: Mapping[str, Any] = record.manifest.get("environment", {})
         versions = ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items() if version)
         values = [str(facts.get(key) or "") for key in ("command", "code", "git", "python", "device", "threads")]
-        cells = [record.label, record.status, *values, versions, _selected(record)]
+        precision = str(record.manifest.get("precision") or "")
+        cells = [record.label, record.status, *values, precision, versions, _selected(record)]
         table.rows.append([Cell(value, "text") for value in cells])
     return table
 

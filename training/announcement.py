@@ -1,12 +1,15 @@
 """What a run says of its data and its network before it trains."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
+from training.config import Experiment
+from training.device import effective_precision
 from training.parameters import count_parameters
-from training.runs import Run
+from training.runs import Run, Setting
 from training.task import Task
 
 
@@ -19,6 +22,24 @@ def announce(run: Run, task: Task, network: nn.Module, descriptions: Mapping[str
     counts = count_parameters(network)
     facts = "".join(f", {key} {value}" for key, value in task.facts(network).items())
     run.log(f"parameters: {counts['trainable']:,} trainable of {counts['total']:,}{facts}")
+    for line in idle(run.experiment, run.setting, next(network.parameters()).device):
+        run.log(line)
+
+
+def idle(experiment: Experiment, setting: Setting, device: torch.device) -> Iterator[str]:
+    """Say which options have no effect on this device or in this setting; on another, or in another, they may."""
+    train = experiment.train
+    effective = effective_precision(device.type, train.precision)
+    if effective != train.precision:
+        yield f"train.precision = {train.precision}: has no effect on {device}, which computes in {effective}"
+    if train.oom_limit and device.type != "cuda":
+        yield f"train.oom_limit = {train.oom_limit}: has no effect on {device}; it is about the memory of a GPU"
+    rounds = experiment.federation.rounds * experiment.federation.local_epochs
+    if setting == "federated" and experiment.epochs != rounds:
+        yield (
+            f"train.epochs = {train.epochs}: has no effect in the federated setting, where federation.rounds x "
+            f"federation.local_epochs = {rounds}"
+        )
 
 
 def _said(key: str, value: Any) -> str:

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from core.errors import UserError
 from core.files import sha256_json
+from training.device import Precision, effective_precision
 from training.experiments import Entries, Entry, choose, place, read_entries, stack
 from training.federation import Federation
 from training.layers import merge, override
 from training.mistakes import explain
 from training.optimizers import AdamW, Optimizer
-from training.options import Options
+from training.options import Options, refuse_useless
 from training.schedules import Constant, Schedule
-from training.task import Task
-from training.task_modules import load_task_class
+from training.task import Task, load_task_class
 
 
 class Train(Options):
@@ -42,10 +42,12 @@ class Train(Options):
     """Largest norm of the gradient of one step."""
     accumulate: int = Field(1, ge=1)
     """Batches whose gradients make one step, each weighted by its samples."""
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """fp16 with loss scaling on CUDA, bf16 where asked; fp16 has no effect on a CPU."""
+    precision: Precision = "fp32"
+    """fp16 with loss scaling on CUDA, bf16 on CUDA and CPU; where `device: auto` finds no such device fp32 is computed,
+    and said so."""
     monitor: str | None = None
-    """Validation metric for model selection, early stopping and plateau; by default the task's own."""
+    """Validation metric that log lines show, and for model selection, early stopping, plateau and `tune.py`; by default
+    the task's own."""
     select: Literal["best", "last"] = "best"
     """Final weights: those with the best monitored metric, or the last."""
     early_stopping: int | None = Field(None, ge=1)
@@ -69,6 +71,24 @@ class Train(Options):
     """Write TensorBoard scalars (needs the extra `track`)."""
     limit_batches: int | None = Field(None, ge=1)
     """Batches used of each pass; set by --dry-run."""
+
+    @model_validator(mode="after")
+    def _every_option_has_an_effect(self) -> "Train":
+        refuse_useless(self, self._useless())
+        return self
+
+    def _useless(self) -> dict[str, tuple[bool, str]]:
+        """Where the device is `auto`, the machine decides; a run then says what it has no use for."""
+        told = self.device.partition(":")[0]
+        unable = told != "auto" and effective_precision(told, self.precision) != self.precision
+        return {
+            "cache_limit_gb": (not self.cache_features, "set cache_features: true"),
+            "precision": (unable, f"device: {self.device} computes in fp32: set another device"),
+            "oom_limit": (
+                told in ("cpu", "mps"),
+                f"device: {self.device} is no GPU of CUDA: set another device",
+            ),
+        }
 
 
 NAMING = {"experiment", "description"}

@@ -32,13 +32,17 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def effective_precision(device: str, precision: Precision) -> Precision:
+    """Tell what a kind of device computes in where `train.precision` is asked for: it may know fp32 alone."""
+    return precision if device in {"fp16": ("cuda",), "bf16": ("cuda", "cpu")}.get(precision, ()) else "fp32"
+
+
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:
-    """Give the mixed-precision context: fp16 on CUDA, bf16 on CUDA and CPU, nothing elsewhere."""
-    supported = {"fp16": ("cuda",), "bf16": ("cuda", "cpu")}.get(precision, ())
-    if device.type not in supported:
+    """Give the mixed-precision context; nothing where the device computes in fp32."""
+    effective = effective_precision(device.type, precision)
+    if effective == "fp32":
         return contextlib.nullcontext()
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype)
+    return torch.autocast(device.type, dtype=torch.float16 if effective == "fp16" else torch.bfloat16)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from core.errors import UserError
 from core.progress import bar
 from core.randomness import seed_for, seeded_torch
 from training.config import Train
-from training.device import autocast
+from training.device import autocast, effective_precision
 from training.distributed import ALONE, Group
 from training.loading import load_batches, reseed, shuffled_batches
 from training.optimizers import build_optimizer
@@ -97,7 +97,8 @@ class Trainer:
         self.freeze_batchnorm, self.group, self.parts = freeze_batchnorm, group, 1
         network.zero_grad(set_to_none=True)  # What a failed trainer may have left behind.
         self.optimizer = build_optimizer(options.optimizer, network, options.lr, task.rate_factors())
-        self.scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")
+        precision = effective_precision(device.type, options.precision)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.plateau = self._build_plateau(options.schedule) if isinstance(options.schedule, Plateau) else None
 
     def run_epoch(self, samples: Samples, epoch: int) -> EpochSummary:

@@ -8,6 +8,7 @@ import torch
 from pydantic import BaseModel
 
 from training.config import Experiment
+from training.device import effective_precision
 from training.memory import peak_gpu_mb, peak_memory_mb
 from training.preparation import fitted_hash
 from training.provenance import provenance
@@ -73,6 +74,7 @@ def manifest(
         "held_out": held_out,
         "parameters": first.parameters,
         "budget": {"samples": sum(outcome.samples for outcome in outcomes.values()), **budget},
+        "precision": effective_precision(device.type, experiment.train.precision),
         "select": experiment.train.select,
         "monitor": first.monitor,
         "selected": {name: outcome.selected for name, outcome in outcomes.items()},

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
-from training.options import Options, named
+from training.options import Options, named, refuse_useless
 from training.parameters import fits
 
 
@@ -41,6 +41,11 @@ class SGD(Options):
     """Share of the last update that is kept."""
     nesterov: bool = False
     """Nesterov's form; needs momentum."""
+
+    @model_validator(mode="after")
+    def _every_option_has_an_effect(self) -> "SGD":
+        refuse_useless(self, {"nesterov": (not self.momentum, "set momentum")})
+        return self
 
 
 Optimizer = Annotated[

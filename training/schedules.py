@@ -4,11 +4,11 @@ The exception is `plateau`, which answers to the validation metric and carries t
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from training.options import Options, named
+from training.options import Options, named, refuse_useless
 
 Interval = Literal["step", "epoch"]
 
@@ -21,6 +21,12 @@ class Constant(Options):
     """What is counted: optimizer steps or epochs."""
     warmup: int = Field(0, ge=0)
     """Steps or epochs over which the rate climbs linearly from zero."""
+
+    @model_validator(mode="after")
+    def _every_option_has_an_effect(self) -> Self:
+        still = self.name == "constant" and not self.warmup
+        refuse_useless(self, {"per": (still, "a constant rate without warm-up counts nothing: set warmup")})
+        return self
 
     def rate(self, base: float, position: int, total: int) -> float:
         """Give the learning rate at `position` (0, 1, ...) of `total`."""

@@ -1,5 +1,6 @@
 """One model and the clients whose data it may learn from."""
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from training.runs import Run
 from training.scoring import entry, merged
 from training.selection import Selection
 from training.task import ClientData, Samples, Task
+
+NEEDED = ("basis", "accepted", "state", "samples", "trainer", "selection", "history")
+"""What the next epoch rests on, beside its number."""
 
 
 @dataclass
@@ -149,15 +153,19 @@ class Member:
         return self.run.folder / "checkpoints" / self.name
 
     def _checkpoint(self, which: str) -> None:
-        content: dict[str, Any] = {"fingerprint": self.fingerprint, "state": trainable_state(self.network)}
+        content: dict[str, Any] = {
+            "fingerprint": self.fingerprint,
+            "epoch": self.cursor.epoch,
+            "state": trainable_state(self.network),
+        }
         if which == "last":
             content |= {
                 "basis": self.basis,
                 "accepted": self.accepted,
-                "epoch": self.cursor.epoch,
                 "samples": self.cursor.samples,
                 "trainer": self.trainer.state_dict(),
                 "selection": self.selection.state_dict(),
+                "history": json.dumps(self.run.history),
             }
         self.run.save_checkpoint(self.folder / f"{which}.pt", content)
 
@@ -165,19 +173,21 @@ class Member:
         path = self.folder / "last.pt"
         if not path.exists():
             return
-        content = checkpoints.load(path, self.fingerprint)
+        content = checkpoints.load(path, self.fingerprint, holds=NEEDED)
         self.accepted = checkpoints.check_basis(path, self.run.folder, content, self.basis)
         load_state(self.network, content["state"])
         self.trainer.load_state_dict(content["trainer"])
         self.selection.load_state_dict(content["selection"])
         self.cursor = Cursor(content["epoch"], content["samples"])
+        self.run.restore_history(content["history"], "epoch")
         self.run.log(f"{self.name}  goes on after epoch {self.cursor.epoch}{checkpoints.said(self.accepted)}")
 
     def _finish(self) -> Outcome:
         best = self.selection.best_step if self.options.select == "best" else 0
         self.group.gather(None)  # The first process has written the file by now.
         if best:
-            load_state(self.network, checkpoints.load(self.folder / f"best-{best}.pt", self.fingerprint)["state"])
+            path = self.folder / f"best-{best}.pt"
+            load_state(self.network, checkpoints.load(path, self.fingerprint, of={"epoch": best})["state"])
         member = self.name if self.run.setting == "local" else None
         digest = self.run.save_model(self.network.state_dict(), self.fingerprint, self.fitted, member)
         return Outcome(

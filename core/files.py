@@ -1,6 +1,7 @@
 """Files that are either whole or not there: written beside their target, synced, then renamed."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -13,13 +14,15 @@ from typing import Any
 
 from core.errors import UserError
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success sync it and rename it to `path`, else remove it.
 
     Raises:
-        UserError: The folder cannot be written to, or `path` is a folder itself.
+        UserError: The folder cannot be written to, there is no room in it, or `path` is a folder itself.
     """
     make_folder(path.parent)
     if path.is_dir():
@@ -31,13 +34,30 @@ def atomic(path: Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        with room_for(path):
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Say in one line what the system says when there is no room for a file.
+
+    Raises:
+        UserError: The disk, the user's share of it, or the largest size of a file is exhausted.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        remedy = "free some space there or raise the limit, and call again; a run goes on with --resume"
+        raise UserError(f"{path}: no room for this file ({error.strerror}); {remedy}") from error
 
 
 @contextlib.contextmanager
@@ -64,6 +84,12 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, in UTF-8."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to a text file, in UTF-8."""
+    with room_for(path), path.open("a", encoding="utf-8") as stream:
+        stream.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,5 +1,6 @@
 """The global weights: aggregated, selected, scored on the held-out set, and kept from round to round."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from training.preparation import basis, build_network, monitored, open_held_out,
 from training.runs import Run
 from training.selection import Selection
 from training.task import Task
+
+NEEDED = ("basis", "accepted", "state", "samples", "taken", "strategy", "selection", "monitored", "failures", "history")
+"""What the next round rests on, beside its number."""
 
 
 class GlobalModel:
@@ -111,7 +115,7 @@ class GlobalModel:
         """Take the pooled validation metrics of a round; keep the weights if they are the best so far."""
         self.monitored_value = pooled.compute().values.get(self.monitor, float("nan"))
         if self.selection.update(number, self.monitored_value):
-            self._save(f"best-{number}", {})
+            self._save(f"best-{number}", number, {})
 
     def held_out_metrics(self, *, store: bool = False) -> Metrics | None:
         """Score the network on the set that belongs to nobody, where the server has one."""
@@ -128,16 +132,17 @@ class GlobalModel:
         """Write everything the next round rests on."""
         self._save(
             "last",
+            self.round,
             {
                 "basis": self.basis,
                 "accepted": self.accepted,
-                "round": self.round,
                 "samples": self.samples,
                 "taken": self.taken,
                 "strategy": self.aggregator.state_dict(),
                 "selection": self.selection.state_dict(),
                 "monitored": self.monitored_value,
                 "failures": failures,
+                "history": json.dumps(self.run.history),
             },
         )
         checkpoints.keep_best(self._path("last").parent, self.selection.best_step)
@@ -147,7 +152,7 @@ class GlobalModel:
         path = self._path("last")
         if not path.exists():
             return
-        content = checkpoints.load(path, self.fingerprint)
+        content = checkpoints.load(path, self.fingerprint, holds=NEEDED)
         self.accepted = checkpoints.check_basis(path, self.run.folder, content, self.basis)
         self._load(content["state"])
         self.round, self.samples = content["round"], content["samples"]
@@ -157,13 +162,14 @@ class GlobalModel:
         self.monitored_value = content["monitored"]
         again = [one for one in self.run.failures if one not in content["failures"]]
         self.run.failures = [*content["failures"], *again]
+        self.run.restore_history(content["history"], "round")
         self.run.log(f"federated  goes on after round {self.round}{checkpoints.said(self.accepted)}")
 
     def load_selected(self) -> None:
         """Load the weights that are final by `train.select`, and store the whole model."""
         if self.selected != self.round:
             best = self._path(f"best-{self.selected}")
-            self._load(checkpoints.load(best, self.fingerprint)["state"])
+            self._load(checkpoints.load(best, self.fingerprint, of={"round": self.selected})["state"])
         self.run.save_model(self.network.state_dict(), self.fingerprint, self.fitted)
 
     @property
@@ -189,8 +195,8 @@ class GlobalModel:
     def _path(self, which: str) -> Path:
         return self.run.folder / "checkpoints" / f"{which}.pt"
 
-    def _save(self, which: str, more: dict[str, Any]) -> None:
-        content = {"fingerprint": self.fingerprint, "state": to_tensors(self.arrays), **more}
+    def _save(self, which: str, number: int, more: dict[str, Any]) -> None:
+        content = {"fingerprint": self.fingerprint, "round": number, "state": to_tensors(self.arrays), **more}
         self.run.save_checkpoint(self._path(which), content)
 
     def _load(self, state: dict[str, torch.Tensor]) -> None:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.conftest import Finished, conduct
+from training import checkpoints
 from training.config import load
 from training.runs import Run
 
@@ -47,7 +48,7 @@ def kill_after_the_first_step(command: list[str], folder: Path) -> None:
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, TAG: tag}
     )
     deadline = time.monotonic() + 120
-    while steps(folder) < 1:
+    while not any(folder.glob("checkpoints/**/last.pt")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -55,6 +56,15 @@ def kill_after_the_first_step(command: list[str], folder: Path) -> None:
     while alive(tag):  # Ray and Flower end by themselves once their launcher is gone
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def make_longer(folder: Path, seconds: object) -> None:
+    """Make the first step of a run that was cut off as long as given."""
+    (path,) = (folder / "checkpoints").rglob("last.pt")
+    content = checkpoints.load(path)
+    steps = json.loads(content["history"])
+    steps[0]["seconds"] = seconds
+    checkpoints.save(path, {**content, "history": json.dumps(steps)})
 
 
 @pytest.mark.parametrize(
@@ -74,9 +84,7 @@ def test_a_killed_run_continues(study: Path, tmp_path: Path, setting: str, modul
     assert steps(folder) < 4, "killed too late to show anything"
     assert json.loads((folder / "status.json").read_text())["status"] == "running"
 
-    history = json.loads((folder / "history.json").read_text())
-    history["steps"][0]["seconds"] = {"centralized": 3600.0} if setting == "centralized" else 3600.0
-    (folder / "history.json").write_text(json.dumps(history))
+    make_longer(folder, {"centralized": 3600.0} if setting == "centralized" else 3600.0)
     done = subprocess.run([*command, "--resume", str(folder)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     alone = Run.create(tmp_path / "alone", load(CONFIG, overrides), setting)  # type: ignore[arg-type]

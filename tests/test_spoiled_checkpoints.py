@@ -1,5 +1,6 @@
 """Checkpoints that are not what the run wrote: damaged, mixed up, of another client or round, lost."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import Result
 from flwr.app import Context, Message
 
 from core.errors import UserError
@@ -36,11 +38,15 @@ def cut(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cut:
             name,
         ]
         with monkeypatch.context() as context:
-            interrupt(context, epoch=8 if command == "fl" else 3)
-            assert run(command, toy, *words).exit_code == 130
+            interrupt(context, epoch={"centralized": 3, "local": 6, "fl": 8}[command])
+            assert started(command, toy, *words).exit_code == 130
         return tmp_path / "toy_task" / name
 
     return cut
+
+
+def started(command: str, *words: str | Path) -> Result:
+    return run("centralized", *words, "--setting", "local") if command == "local" else run(command, *words)
 
 
 def only(folder: Path, pattern: str) -> Path:
@@ -184,3 +190,48 @@ def test_no_node_learns_what_other_clients_are_told(start: Callable[..., Run], m
     conduct(start("federated", *KEEPING))
     trained = [(names, own) for names, own in told if own]
     assert trained and all(names == own for names, own in trained)
+
+
+# Mixed up
+
+
+@BOTH
+def test_a_checkpoint_of_another_kind_is_refused(cut: Cut, command: str) -> None:
+    folder = cut(command, "train.select=best")
+    path = only(folder, "last.pt")
+    shutil.copy(only(folder, "best-*.pt"), path)
+    refused(run(command, "--resume", folder), f"{path}: holds no basis, so it is another kind of checkpoint; restore")
+
+
+@BOTH
+def test_best_weights_of_another_step_are_refused(cut: Cut, command: str) -> None:
+    folder = cut(command, "train.select=best")
+    best, last = only(folder, "best-*.pt"), only(folder, "last.pt")
+    content = checkpoints.load(last)
+    content["selection"] |= {"best_step": 9, "best_value": 2.0}
+    checkpoints.save(last, content)
+    best.rename(best.with_name("best-9.pt"))
+    unit = "round" if command == "fl" else "epoch"
+    refused(run(command, "--resume", folder), f"best-9.pt: of {unit} ", f", where that of {unit} 9 belongs; restore")
+
+
+# History
+
+
+@pytest.mark.parametrize("text", [None, "[]", '{"unit": "round", "steps": []}', "no json"])
+@pytest.mark.parametrize("command", ["centralized", "local", "fl"])
+def test_a_history_that_was_lost_is_restored(cut: Cut, command: str, text: str | None) -> None:
+    folder, whole = cut(command), cut(command, name="whole")
+    path = folder / "history.json"
+    path.unlink() if text is None else path.write_text(text)
+    for one in (folder, whole):
+        assert run("fl" if command == "fl" else "centralized", "--resume", one).exit_code == 0
+    histories = [json.loads((one / "history.json").read_text()) for one in (folder, whole)]
+    assert [step["step"] for step in histories[0]["steps"]] == [1, 2, 3, 4]
+    assert without_times(histories[0]) == without_times(histories[1])
+
+
+def without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_times(one) for key, one in value.items() if key != "seconds"}
+    return [without_times(one) for one in value] if isinstance(value, list) else value

@@ -36,9 +36,16 @@ def fingerprint(task_name: str, network: nn.Module, fitted: BaseModel) -> str:
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint of tensors, numbers, texts, lists and dicts."""
-    with atomic(path) as temporary:
-        torch.save(dict(content), temporary)
+    """Write a checkpoint of tensors, numbers, texts, lists and dicts.
+
+    Raises:
+        UserError: There is no room for it.
+    """
+    with atomic(path) as temporary, temporary.open("wb") as stream:
+        try:
+            torch.save(dict(content), stream)
+        except RuntimeError as error:  # Torch stumbles over what the system said, and hides it.
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def check_accept(changed: Sequence[Acceptable], resume: Path | None) -> None:

@@ -4,7 +4,9 @@ config.yaml  manifest.json  status.json  history.json  metrics.csv  metrics.json
 predictions/  checkpoints/  model_final.pt and .json (local: one per client)  log.txt  tensorboard/
 """
 
+import contextlib
 import datetime
+import json
 import re
 import traceback
 from collections.abc import Collection, Mapping
@@ -16,7 +18,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from core.errors import UserError, one_line
-from core.files import read_json, write_json, write_text
+from core.files import append_text, read_json, write_json, write_text
 from core.locks import Lock, hold, is_empty
 from training import checkpoints
 from training.config import Experiment, load, to_yaml
@@ -93,9 +95,6 @@ class Run:
         status = read_json(folder / "status.json")
         run = cls(folder, load(folder / "config.yaml"), status["setting"])
         run.retried = status.get("retried", [])
-        if (folder / "history.json").exists():
-            run.history = read_json(folder / "history.json")["steps"]
-            run.earlier_seconds = sum(_seconds(step) for step in run.history)
         return run
 
     @classmethod
@@ -144,9 +143,12 @@ class Run:
 
     def fail(self, error: BaseException) -> int:
         """Record why the run ended: one line in status.json, the traceback in log.txt; give the exit code."""
-        self.log_quietly("".join(traceback.format_exception(error)))
         code = exit_code_of(error)
-        self.set_status("failed", one_line(error), code)
+        # A full disk may have room for one of the two, or none.
+        with contextlib.suppress(OSError, UserError):
+            self.log_quietly("".join(traceback.format_exception(error)))
+        with contextlib.suppress(OSError, UserError):
+            self.set_status("failed", one_line(error), code)
         return code
 
     def client_failed(
@@ -185,8 +187,7 @@ class Run:
     def log_quietly(self, text: str) -> None:
         """Append to log.txt."""
         stamp = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        with (self.folder / "log.txt").open("a", encoding="utf-8") as stream:
-            stream.write(f"{stamp} {text}\n")
+        append_text(self.folder / "log.txt", f"{stamp} {text}\n")
 
     def add_step(self, step: Mapping[str, Any], unit: Literal["epoch", "round"]) -> None:
         """Add to history.json. Members of a local run add to the same epoch; a round that is run again is replaced."""
@@ -195,9 +196,19 @@ class Run:
         for key, value in step.items():
             entry[key] = {**entry.get(key, {}), **value} if isinstance(value, dict) else value
         self.history = [known[number] for number in sorted(known)]
-        write_json(self.folder / "history.json", {"unit": unit, "steps": self.history})
+        self.write_history(unit)
         if self.scalars:
             self.scalars.write(step)
+
+    def restore_history(self, steps: str, unit: Literal["epoch", "round"]) -> None:
+        """Go on from the steps that a checkpoint holds as JSON, whatever has become of history.json."""
+        self.history = json.loads(steps)
+        self.earlier_seconds = sum(_seconds(step) for step in self.history)
+        self.write_history(unit)
+
+    def write_history(self, unit: Literal["epoch", "round"]) -> None:
+        """Write history.json."""
+        write_json(self.folder / "history.json", {"unit": unit, "steps": self.history})
 
     def write_manifest(self, facts: Mapping[str, Any]) -> None:
         """Write manifest.json."""
@@ -264,6 +275,9 @@ class FollowingRun(Run):
         """Stay silent."""
 
     def add_step(self, step: Mapping[str, Any], unit: Literal["epoch", "round"]) -> None:
+        """Leave history.json to the first process."""
+
+    def write_history(self, unit: Literal["epoch", "round"]) -> None:
         """Leave history.json to the first process."""
 
     def write_manifest(self, facts: Mapping[str, Any]) -> None:

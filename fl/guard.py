@@ -39,7 +39,9 @@ def reason_to_reject(part: Part, arrays: Arrays, train_samples: int) -> str | No
     samples, loss = part.info.get("samples"), part.info.get("initial_loss", 0.0)
     if type(samples) is not int or samples != train_samples:
         return f"claims {samples!r} training samples instead of {train_samples}"
-    return None if math.isfinite(loss) else f"reports a loss of {loss} before training"
+    if not isinstance(loss, int | float) or not math.isfinite(loss):
+        return f"reports a loss of {loss!r} before training"
+    return f"reports a loss of {loss} before training; qfedavg weighs by powers, of 0 or more" if loss < 0 else None
 
 
 def _more(names: list[str]) -> str:

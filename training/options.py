@@ -9,9 +9,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 
 
 class Options(BaseModel):
-    """A config section. Unknown keys are errors; the string under a field is its documentation."""
+    """A config section. Unknown keys and infinite numbers are errors; the string under a field is its documentation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def refuse_useless(options: BaseModel, useless: Mapping[str, tuple[bool, str]]) -> None:

@@ -81,10 +81,10 @@ class Augmentation:
         for key in ("elastic_scale", "elastic_jitter", "shift", "turn", "binary_channels"):
             self._check(key, 0 <= getattr(self, key) < math.inf, "a number from 0 on")
         self._check("elastic_sigma", 0 < self.elastic_sigma < math.inf, "a number above 0")
-        for key, least in (("scale", math.ulp(0.0)), ("holes", 0), ("hole_size", 1)):
+        for key, least, most in (("scale", math.ulp(0.0), 1000), ("holes", 0, 1000), ("hole_size", 1, 100_000)):
             low, high = getattr(self, key)
-            wanted = "a least and a greatest value, above 0" if least else "a least and a greatest number, from 0 on"
-            self._check(key, least <= low <= high < math.inf, wanted)
+            above = "above 0" if least else "from 0 on"
+            self._check(key, least <= low <= high <= most, f"a least and a greatest value, {above}, up to {most}")
 
     def _check(self, key: str, holds: bool, wanted: str) -> None:
         if not holds:

@@ -325,3 +325,8 @@ def test_what_is_no_probability_is_refused(name, value):
 )
 def test_parameters_that_make_no_sense_are_refused(name, value):
     refused(lambda: Augmentation(**{name: value}), f"augmentation.{name} = {value!r}", "give")
+
+
+@pytest.mark.parametrize(("name", "value"), [("holes", (1, 10**20)), ("hole_size", (1, 10**20)), ("scale", (1, 1e9))])
+def test_amounts_beyond_all_use_are_refused(name, value):
+    refused(lambda: Augmentation(**{name: value}), f"augmentation.{name} = {value!r}", "up to 1000")

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from core.errors import UserError
 from core.files import sha256_json
-from training.device import Precision, effective_precision
+from training.device import Precision
 from training.experiments import Entries, Entry, choose, place, read_entries, stack
 from training.federation import Federation
 from training.layers import merge, override
@@ -43,8 +43,7 @@ class Train(Options):
     accumulate: int = Field(1, ge=1)
     """Batches whose gradients make one step, each weighted by its samples."""
     precision: Precision = "fp32"
-    """fp16 with loss scaling on CUDA, bf16 on CUDA and CPU; where `device: auto` finds no such device fp32 is computed,
-    and said so."""
+    """fp16 with loss scaling on CUDA, bf16 on CUDA and CPU; elsewhere fp32 is computed, and said so."""
     monitor: str | None = None
     """Validation metric that log lines show, and for model selection, early stopping, plateau and `tune.py`; by default
     the task's own."""
@@ -74,21 +73,8 @@ class Train(Options):
 
     @model_validator(mode="after")
     def _every_option_has_an_effect(self) -> "Train":
-        refuse_useless(self, self._useless())
+        refuse_useless(self, {"cache_limit_gb": (not self.cache_features, "set cache_features: true")})
         return self
-
-    def _useless(self) -> dict[str, tuple[bool, str]]:
-        """Where the device is `auto`, the machine decides; a run then says what it has no use for."""
-        told = self.device.partition(":")[0]
-        unable = told != "auto" and effective_precision(told, self.precision) != self.precision
-        return {
-            "cache_limit_gb": (not self.cache_features, "set cache_features: true"),
-            "precision": (unable, f"device: {self.device} computes in fp32: set another device"),
-            "oom_limit": (
-                told in ("cpu", "mps"),
-                f"device: {self.device} is no GPU of CUDA: set another device",
-            ),
-        }
 
 
 NAMING = {"experiment", "description"}

@@ -46,20 +46,6 @@ class Draw:
             raise UserError(f"seed: {self.seed} is outside of 0 ... {2**32 - 1}; choose another")
 
 
-def reference_split(samples: Iterable[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:
-    """Split sample by sample, whatever the animals, as the published code does.
-
-    Returns:
-        Train and validation, both sorted.
-
-    Raises:
-        UserError: One of them would be empty.
-    """
-    split_of = draw_splits({name: name for name in samples}, Draw(val_fraction=fraction, seed=seed), "samples")
-    train, val = (sorted(name for name, split in split_of.items() if split == wanted) for wanted in SPLITS[:2])
-    return train, val
-
-
 def draw_splits(group_of: Mapping[str, str], draw: Draw, source: str) -> dict[str, str]:
     """Deal whole groups to splits.
 

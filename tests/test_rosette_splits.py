@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,18 @@ import pytest
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
 from datasets.rosette_samples import Sample, read_samples
-from datasets.rosette_splits import Draw, draw_splits, manifest_path, read_manifest, reference_split, write_manifest
+from datasets.rosette_splits import Draw, draw_splits, manifest_path, read_manifest, write_manifest
 from tests.refusals import refused
 from tests.rosette_studies import sample_ids, write_study
 
 RECORDED = np.load(Path(__file__).parent / "fixtures" / "rosettes" / "splits.npz")
+
+
+def reference_split(names: Sequence[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:
+    """Split sample by sample, whatever the animals, as the published code does; give train and validation, sorted."""
+    split_of = draw_splits({name: name for name in names}, Draw(val_fraction=fraction, seed=seed), "samples")
+    train, val = (sorted(name for name in names if split_of[name] == split) for split in ("train", "val"))
+    return train, val
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,12 @@ NEEDED = ("basis", "accepted", "state", "samples", "taken", "strategy", "selecti
 """What the next round rests on, beside its number."""
 
 
+def agreed_clients(run: Run) -> set[str]:
+    """Give the clients whose statistics the last checkpoint rests on; none before the first."""
+    path = _last(run)
+    return set(checkpoints.load(path, holds=NEEDED)["taken"]) if path.exists() else set()
+
+
 class GlobalModel:
     """The server's network. Only what travels changes; a checkpoint per round makes a cut run go on."""
 
@@ -149,7 +155,7 @@ class GlobalModel:
 
     def restore(self) -> None:
         """Go on from the last finished round, if there is one."""
-        path = self._path("last")
+        path = _last(self.run)
         if not path.exists():
             return
         content = checkpoints.load(path, self.fingerprint, holds=NEEDED)
@@ -202,3 +208,7 @@ class GlobalModel:
     def _load(self, state: dict[str, torch.Tensor]) -> None:
         self.arrays = to_arrays(state, self.travel.names)
         load_state(self.network, state)
+
+
+def _last(run: Run) -> Path:
+    return run.folder / "checkpoints" / "last.pt"

@@ -14,7 +14,7 @@ from datasets.leakage import check_disjoint
 from fl.asking import Asking
 from fl.exchange import Part, payload
 from fl.faults import check_faults
-from fl.global_model import GlobalModel
+from fl.global_model import GlobalModel, agreed_clients
 from fl.guard import reason_to_reject
 from fl.nodes import Nodes, Reject, raise_refusals
 from fl.quorum import check_absent, check_clients
@@ -114,8 +114,15 @@ class Server:
         return self.run.finish()
 
     def _agree(self) -> None:
-        """Collect statistics and sizes; refuse leaks."""
-        answers = self.asking.ask("query.statistics", self.clients, 0, {})
+        """Collect statistics and sizes; refuse leaks.
+
+        What weights rest on does not change: a run that goes on asks those who agreed at its start, and needs them all.
+        """
+        agreed = agreed_clients(self.run)
+        asked = [name for name in self.clients if not agreed or name in agreed]
+        answers = self.asking.ask("query.statistics", asked, 0, {})
+        if agreed:
+            raise_refusals(answers.failures)
         parts = {client: part.info for client, part in answers.good.items()}
         self.clients = sorted(parts)
         first = {client: Statistics.model_validate(info["statistics"]) for client, info in parts.items()}

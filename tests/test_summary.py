@@ -1,4 +1,4 @@
-"""metrics.json where some models or clients have no samples that a number is about."""
+"""metrics.json where models differ in their best epoch, or have no samples that a number is about."""
 
 import math
 from typing import Any
@@ -35,3 +35,12 @@ def test_clients_of_a_round_are_weighted_by_what_a_number_is_about() -> None:
     found = summary("r", history, "cross", {"federated": 1})
     assert found["best"]["train_cross"] == (0.5 * 6 + 1.0 * 2) / 8 and found["best"]["train_loss"] == 1.0
     assert found["best_primary"] == 0.7
+
+
+def test_epochs_of_several_models_are_no_number_where_they_differ() -> None:
+    history = [step(number, north=entry(0.5, 8)) for number in (1, 2, 3)]
+    history[1] = step(2, north=entry(0.5, 8), south=entry(0.75, 4))
+    found = summary("r", history, "cross", {"north": 3, "south": 2})
+    assert (found["best"]["epoch"], found["last"]["epoch"]) == ("2 to 3", "2 to 3")
+    found = summary("r", history, "cross", {"north": 2, "south": 2})
+    assert (found["best"]["epoch"], found["last"]["epoch"]) == (2, "2 to 3")

@@ -1,7 +1,7 @@
 """metrics.json: the selected and the last epoch (or round) of a run in a few numbers, for tables over many runs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean as mean
 from typing import Any
 
@@ -23,17 +23,18 @@ def summary(
         `run_name`, `best_primary`, and `best` and `last` with `epoch`, `lr`, `train_<loss>` and `val_<metric>`. Where
         each client has a model of its own, every number is the mean over these models, but for those without a sample
         that the number is about: `without` names these by number. One that is undefined for any other reason leaves the
-        mean undefined.
+        mean undefined. Of epochs there is no mean: where they differ, `epoch` is a text, the first `to` the last.
     """
     steps = {int(step["step"]): step for step in history}
     each = {model: _stats(steps[number], model) for model, number in selected.items()}
-    best, last = _mean([*each.values()]), _mean([_stats(steps[_last(steps, model)], model) for model in selected])
+    ends = {model: _last(steps, model) for model in selected}
+    best, last = _mean([*each.values()]), _mean([_stats(steps[number], model) for model, number in ends.items()])
     without = {key: [model for model, stats in each.items() if key not in stats] for key in best}
     return {
         "run_name": name,
         "best_primary": best.get(f"val_{primary}", math.nan),
-        "best": best,
-        "last": last,
+        "best": {"epoch": _span(selected.values()), **best},
+        "last": {"epoch": _span(ends.values()), **last},
         "without": {key: models for key, models in without.items() if models},
     }
 
@@ -43,10 +44,15 @@ def _last(steps: Mapping[int, Mapping[str, Any]], model: str) -> int:
     return max(number for number, step in steps.items() if {model, "pooled"} & {*step.get("val", {}), *step["train"]})
 
 
+def _span(steps: Collection[int]) -> int | str:
+    first, last = min(steps), max(steps)
+    return first if first == last else f"{first} to {last}"
+
+
 def _stats(step: Mapping[str, Any], model: str) -> Stats:
     train = _of(step.get("train", {}), model)
     val = _of(step.get("val", {}), model)
-    stats = {"epoch": float(step["step"]), "lr": train[0]["lr"] if train else math.nan}
+    stats = {"lr": train[0]["lr"] if train else math.nan}
     stats |= {f"train_{key}": value for key, value in _weighted(train).items()}
     return stats | {f"val_{key}": value for key, value in _weighted(val).items()}
 
@@ -77,5 +83,4 @@ def _average(weighted: Sequence[tuple[float, int]]) -> float:
 
 def _mean(several: Sequence[Stats]) -> Stats:
     names = dict.fromkeys(name for stats in several for name in stats)
-    means = {name: mean(stats[name] for stats in several if name in stats) for name in names}
-    return {**means, "epoch": int(means["epoch"]) if means["epoch"].is_integer() else means["epoch"]}
+    return {name: mean(stats[name] for stats in several if name in stats) for name in names}

@@ -1,5 +1,7 @@
 """The author of a task: what docs/new_task.md shows works as it stands, and a mistake is one line that names it."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from training.preparation import check_names
 from training.runs import Run
 from training.task_modules import load_task_class
 
+ROOT = Path(__file__).resolve().parent.parent
 WHOLE = "from tests.toy_task import Points as TASK\n"
 
 
@@ -48,6 +51,14 @@ def test_the_task_of_the_page_learns_in_all_three_settings(tmp_path: Path, monke
             errors = [row["metrics"]["mae"] for row in rows if row["data"] in ("pooled", "north", "south", "west")]
             # Predicting nothing is wrong by the mean stay of 7 days.
             assert errors and max(errors) < 5 and min(errors) < 2
+
+
+def test_the_page_is_in_the_style_of_the_house(tmp_path: Path) -> None:
+    files = [str(path) for path in write_files(tmp_path) if path.suffix == ".py"]
+    for command in (["check", "--no-cache"], ["format", "--check", "--no-cache"]):
+        words = [sys.executable, "-m", "ruff", *command, "--config", str(ROOT / "pyproject.toml"), *files]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert len(files) == 2 and done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(

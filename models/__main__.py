@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from core.commands import one_line_errors
-from models import attention_unet_checkpoint, tensor_files, vgg3d_checkpoint
+from models import attention_unet_checkpoint, run_weights, tensor_files, vgg3d_checkpoint
 from models.nicheformer_checkpoint import Checkpoint, read
 from models.nicheformer_checkpoint import convert as convert_file
 
@@ -22,12 +22,14 @@ Heads = Annotated[int | None, typer.Option(help="Attention heads, for a file tha
 
 @app.command()
 def show(
-    file: Annotated[Path, typer.Argument(help="A Lightning checkpoint, a .safetensors file or saved tensors.")],
+    file: Annotated[Path, typer.Argument(help="Of a run, or a Lightning checkpoint, .safetensors, saved tensors.")],
     nheads: Heads = None,
 ) -> None:
-    """Say what is in a file of NicheFormer, a 3-D VGG or an attention U-Net: kind, sizes, number of parameters."""
+    """Say what is in a file of a run, NicheFormer, a 3-D VGG or an attention U-Net: kind, sizes, number of values."""
     content = tensor_files.load(file)
-    if vgg3d_checkpoint.is_vgg3d(content):
+    if run_weights.is_run_weights(content):
+        typer.echo(run_weights.describe(file, content))
+    elif vgg3d_checkpoint.is_vgg3d(content):
         typer.echo(_features(vgg3d_checkpoint.read(file)))
     elif attention_unet_checkpoint.is_attention_unet(content):
         typer.echo(_attention_unet(attention_unet_checkpoint.read(file)))
@@ -37,7 +39,7 @@ def show(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="Any file that `show` accepts.")],
+    source: Annotated[Path, typer.Argument(help="A file of NicheFormer.")],
     target: Annotated[Path, typer.Argument(help="File to write; must end in .safetensors.")],
     nheads: Heads = None,
 ) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from fl.deaths import Deaths
+from fl.deaths import Deaths, WorkersDiedError
 from fl.exchange import Arrays, Part
 from fl.nodes import Answers, Failure, Nodes, Reject, raise_refusals
 from training.federation import Federation
@@ -52,13 +52,13 @@ class Asking:
         """
         request = {**self.request, "round": number, **request}
         exchange = " ".join(filter(None, [kind.removeprefix("query."), f"round {number}", request.get("split", "")]))
-        counts = self.deaths.counts(exchange)
-        given_up = [name for name in clients if counts.get(name, 0) > self.options.retries]
+        given_up = self._killers(exchange)
         asked = [name for name in clients if name not in given_up]
         answers = self._patiently(kind, exchange, asked, number, request, arrays, reject)
         died = [
-            Failure(name, kind.removeprefix("query."), "died", f"its worker died {counts[name]} times", "")
-            for name in given_up
+            Failure(name, kind.removeprefix("query."), "died", f"its worker died {count} times", "")
+            for name, count in given_up.items()
+            if name in clients
         ]
         failures = sorted([*answers.failures, *died], key=lambda one: one.client)
         for failure in failures:
@@ -95,13 +95,23 @@ class Asking:
         return Answers({name: good[name] for name in sorted(good)}, [*refused, *failed])
 
     def _relaunch(self, exchange: str, answers: Answers, number: int, attempt: int) -> NoReturn:
-        """Note whom dead workers served; the next launch asks them again, and all others."""
-        served = {name for share in answers.dead for name in share}
+        """Note whom dead workers served; the next launch asks them again, but for who has killed too many.
+
+        Raises:
+            WorkersDiedError: Always; there is no use in asking on.
+        """
+        self.deaths.add(exchange, answers.dead)
+        served = sorted({name for share in answers.dead for name in share})
         died = {"kind": "died", "message": "its worker died or never answered"}
         for failure in answers.failures:
-            told = replace(failure, **died, details=failure.message) if failure.client in served else failure
-            self._record(told, number, attempt)
-        self.deaths.add(exchange, answers.dead)
+            if failure.client not in self._killers(exchange):
+                told = replace(failure, **died, details=failure.message) if failure.client in served else failure
+                self._record(told, number, attempt)
+        raise WorkersDiedError(f"{exchange}: a worker died while it served {', '.join(served)}")
+
+    def _killers(self, exchange: str) -> dict[str, int]:
+        """Give the clients that are not asked any more, with the workers that each has killed."""
+        return {name: count for name, count in self.deaths.counts(exchange).items() if count > self.options.retries}
 
     def _record(self, failure: Failure, number: int, attempt: int | None = None) -> None:
         """Write down a failure of a client, which is asked again after this attempt where there is one."""

@@ -7,8 +7,9 @@ worker are then asked one by one: if another worker dies, it is known whose faul
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from core.errors import UserError
 from core.files import read_json, write_json
 
 
@@ -39,12 +40,8 @@ class Deaths:
         """Count the launches that ended in an exchange."""
         return int(self._of(exchange).get("launches", 0))
 
-    def add(self, exchange: str, shares: Sequence[Sequence[str]]) -> NoReturn:
-        """Record the shares of clients that dead workers were serving.
-
-        Raises:
-            WorkersDiedError: Always; there is no use in asking on.
-        """
+    def add(self, exchange: str, shares: Sequence[Sequence[str]]) -> None:
+        """Record the shares of clients that dead workers were serving."""
         suspects, counts = self.suspects(exchange), self.counts(exchange)
         for share in shares:
             suspects.update(share)
@@ -52,15 +49,16 @@ class Deaths:
                 counts[share[0]] = counts.get(share[0], 0) + 1
         found = {"launches": self.launches(exchange) + 1, "suspects": sorted(suspects), "counts": counts}
         write_json(self.path, {**self._known(), exchange: found})
-        names = ", ".join(sorted({name for share in shares for name in share}))
-        raise WorkersDiedError(f"{exchange}: a worker died while it served {names}")
 
     def forget(self) -> None:
         """Suspect nobody any more: a round is finished, or a user goes on with a run and may have mended its cause."""
         self.path.unlink(missing_ok=True)
 
     def _known(self) -> dict[str, Any]:
-        return read_json(self.path) if self.path.exists() else {}
+        known = read_json(self.path) if self.path.exists() else {}
+        if not (isinstance(known, dict) and all(isinstance(one, dict) for one in known.values())):
+            raise UserError(f"{self.path}: not written by a run; remove the file, then nobody is suspected")
+        return known
 
     def _of(self, exchange: str) -> dict[str, Any]:
         return self._known().get(exchange, {})  # type: ignore[no-any-return]

@@ -90,6 +90,7 @@ def test_who_kills_every_worker_is_found_and_named(start: Start) -> None:
     assert launches(run, grid) == 3
     assert Finished(run.folder).json("status")["status"] == "degraded"
     assert failures(run) == [("bob", "train", 1, "its worker died 2 times")]
+    assert [one["client"] for one in Finished(run.folder).json("status")["retried"]] == ["bob"]
     assert ("train", ["bob"]) in grid.shares
 
 
@@ -118,8 +119,7 @@ def test_a_death_in_training_does_not_erase_who_killed_workers_before(start: Sta
     run = start("federated", CONTINUE, "federation.rounds=1")
     deaths = Deaths(run.folder)
     for exchange in ("open round 0", "open round 0", "train round 1"):
-        with pytest.raises(WorkersDiedError, match=exchange):
-            deaths.add(exchange, [["bob"]])
+        deaths.add(exchange, [["bob"]])
     assert deaths.counts("open round 0") == {"bob": 2}
     assert deaths.counts("train round 1") == {"bob": 1}
     assert (deaths.suspects("train round 1"), deaths.suspects("train round 2")) == ({"bob"}, set())
@@ -148,9 +148,7 @@ def launching(patch: pytest.MonkeyPatch, launch: Callable[[Path], None]) -> list
 
 def test_a_search_that_never_ends_is_ended(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     def launch(folder: Path) -> None:
-        deaths = Deaths(folder)
-        with pytest.raises(WorkersDiedError):
-            deaths.add("evaluate round 1 val", [["ada", "bob"]])
+        Deaths(folder).add("evaluate round 1 val", [["ada", "bob"]])
 
     calls = launching(monkeypatch, launch)
     with pytest.raises(FlowerRunError, match="workers died in 20 launches in a row, and no round was finished"):

@@ -23,7 +23,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.reliability import Command, rounds_of
+from benchmarks.command_line import Command
+from benchmarks.reliability import rounds_of
 from core.files import write_text
 from core.progress import bar
 from fl.engines import Engine

@@ -3,8 +3,8 @@
 `python -m benchmarks.reliability same` runs the config of every task three times in one process, then with 1, 2 and 4
 workers on both engines (Flower takes no more than there are cores): one hash of the weights, one of the metrics.
 `python -m benchmarks.reliability kills` kills runs with SIGKILL at drawn moments (one process, the server, a worker,
-the whole tree of a launch, or in the middle of writing a checkpoint) and goes on with --resume until they end: weights
-and metrics must be those of a run that was left alone.
+the whole tree of a launch, or in the middle of writing a checkpoint) and goes on with --resume until they end: weights,
+metrics and failures of clients must be those of a run that was left alone.
 `python -m benchmarks.reliability failures` makes clients fail in five ways: exit code, status and the line for the user
 must tell of it.
 
@@ -17,11 +17,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,25 +30,41 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import Command, end, python
 from core.files import read_json, sha256_json, write_text
 from core.randomness import generator
 from fl.processes import MARK, marked
 from fl.verify import first_difference, read_record
 from training.provenance import ROOT
+from training.runs import EXIT_CODES
 
 app = typer.Typer(add_completion=False)
 
 ROUNDS = 6
+SLOW = {"kind": "slow", "rate": 1, "seconds": 0.3}
 TOY: dict[str, Any] = {
     "task": "tests.toy_task",
     "options": {"data": "none", "hidden": 20000},
     "train": {"lr": 0.02, "batch_size": 8},
-    "federation": {"rounds": ROUNDS, "workers": 2, "faults": [{"kind": "slow", "rate": 1, "seconds": 0.3}]},
+    "federation": {"rounds": ROUNDS, "workers": 2, "faults": [SLOW]},
 }
+PASSING = [
+    SLOW,
+    {"kind": "exception", "client": "ada", "round": 2, "times": 1},
+    {"kind": "exception", "client": "bob", "round": 3, "times": 2},
+    {"kind": "nan", "client": "cyd", "round": 4, "times": 2},
+]
+"""Asked twice, ada recovers; bob and cyd miss a round each."""
 VARIANTS: dict[str, tuple[str, ...]] = {
     "fedavg": (),
     "fedadam": ("federation.strategy=fedadam",),
     "kept optimizers": ("federation.optimizer_state=kept", "train.schedule={name: cosine, warmup: 3}"),
+    "personal, kept, faults": (
+        "options.personal_head=true",
+        "federation.optimizer_state=kept",
+        "federation.on_client_failure=continue",
+        f"federation.faults={json.dumps(PASSING)}",
+    ),
 }
 REPEATS = [("inprocess", 0)] * 2 + [("inprocess", 1), ("inprocess", 2), ("inprocess", 4)]
 REPEATS += [("flower", 1), ("flower", 2), ("flower", 4)]
@@ -62,53 +77,7 @@ KILLS = [
 ]
 WORDS = {"worker": "ClientAppActor", "server": "flwr-simulation"}
 """What the command line of the process to kill holds."""
-PATIENCE = 600.0
-"""Seconds after which a run counts as hanging."""
 SMALL = ("federation.rounds=2", "federation.local_epochs=1", "train.limit_batches=4")
-
-
-@dataclass(frozen=True)
-class Command:
-    """`python -m fl` on an experiment, with its run folder in a folder of its own."""
-
-    config: Path
-    stem: str
-    results: Path
-    engine: str
-    overrides: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.results / self.stem / "run"
-
-    def start(self, *, resume: bool = False) -> "subprocess.Popen[str]":
-        """Start the command; it goes on with the run folder where `resume` is set."""
-        words = [str(self.config), *self.overrides, "--results", str(self.results), "--name", "run"]
-        words = ["--resume", str(self.folder)] if resume else words
-        return _python("fl", *words, "--engine", self.engine, **self.environment)
-
-    def run(self) -> tuple[int, str]:
-        """Run to the end; give the exit code and what was written to stderr."""
-        return _end(self.start())
-
-
-def _python(module: str, *words: str, **environment: str) -> "subprocess.Popen[str]":
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *words],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _end(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    _, errors = process.communicate(timeout=PATIENCE)
-    return process.returncode, errors.strip()
 
 
 @app.command()
@@ -140,7 +109,7 @@ def same(
 def _verifies(stem: str, folder: Path, engine: str, workers: int) -> bool:
     start = time.perf_counter()
     words = ["--workers", str(workers)] if workers else []
-    code, errors = _end(_python("fl", "verify", str(folder), "--engine", engine, *words))
+    code, errors = end(python("fl", "verify", str(folder), "--engine", engine, *words))
     said = {0: "equal", 1: "different"}.get(code, errors)
     print(
         f"{stem}  {engine}  workers {workers or 'as configured'}  {said}  {time.perf_counter() - start:.0f} s",
@@ -160,21 +129,17 @@ def kills(
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as name:
         config = Path(name) / "toy.yaml"
         write_text(config, yaml.safe_dump(TOY))
-        alone = {}
-        for variant, overrides in VARIANTS.items():
-            command = Command(config, "toy_task", Path(name) / variant.replace(" ", "-"), "inprocess", overrides)
-            code, errors = command.run()
-            if code:
-                raise SystemExit(errors)
-            alone[variant] = read_record(command.folder)
+        alone: dict[str, Path] = {}
         for seed in range(first, first + count):
             engine, target = KILLS[seed % len(KILLS)]
             variant = list(VARIANTS)[seed % len(VARIANTS)]
             command = Command(config, "toy_task", Path(name) / f"killed-{seed}", engine, VARIANTS[variant])
+            if variant not in alone:
+                alone[variant] = _left_alone(replace(command, results=Path(name) / f"alone-{seed}", engine="inprocess"))
             start = time.perf_counter()
             stood = _kill(command, target, seed)
             resumed = _resume(command)
-            difference = first_difference(alone[variant], read_record(command.folder))
+            difference = _difference(alone[variant], command.folder)
             wrong += difference is not None
             took = f"{time.perf_counter() - start:.0f}"
             row = [str(seed), target, engine, variant, stood, str(resumed), took, difference or "yes"]
@@ -183,6 +148,21 @@ def kills(
     Console().print(table)
     print(f"{count - wrong} of {count} equal to the run that was left alone")
     raise typer.Exit(int(wrong > 0))
+
+
+def _left_alone(command: Command) -> Path:
+    code, errors = command.run()
+    if code not in EXIT_CODES.values():
+        raise SystemExit(errors)
+    return command.folder
+
+
+def _difference(alone: Path, killed: Path) -> str | None:
+    """Name the first thing in which two runs differ: weights, metrics, or what became of their clients."""
+    ends = [read_json(folder / "status.json") for folder in (alone, killed)]
+    said = [f"{end['status']}, {end['failures']}" for end in ends]
+    unequal = f"status.json: {said[0]} left alone, {said[1]} killed" if said[0] != said[1] else None
+    return first_difference(read_record(alone), read_record(killed)) or unequal
 
 
 def _kill(command: Command, target: str, seed: int) -> str:
@@ -200,7 +180,7 @@ def _kill(command: Command, target: str, seed: int) -> str:
     victims = _victims(mark, WORDS[target]) if target in WORDS else [process.pid]
     os.kill(int(draw.choice(victims)), signal.SIGKILL)
     stood = rounds_of(command.folder)
-    _end(process)
+    end(process)
     while mark and marked(mark):
         time.sleep(0.1)
     return str(stood)
@@ -210,16 +190,16 @@ def _resume(command: Command) -> int:
     """Go on with a run until it ends; give how often that took."""
     for times in range(4):
         status = read_json(command.folder / "status.json")
-        if status["status"] == "completed":
+        if status["status"] in EXIT_CODES:
             return times
-        _end(command.start(resume=True))
+        end(command.start(resume=True))
     raise SystemExit(f"{command.folder}: does not end: {status}")
 
 
 def _wait(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
     while not condition():
         if process.poll() is not None:
-            raise SystemExit(f"ended before it was killed: {_end(process)}")
+            raise SystemExit(f"ended before it was killed: {end(process)}")
         time.sleep(0.0005)
 
 
@@ -318,13 +298,13 @@ def _told(folder: Path, errors: str, status: dict[str, Any]) -> bool:
     """Tell whether the user hears of it: one line on stderr, and every client that failed in the report."""
     if status["status"] == "completed":
         return not errors
-    names = {failure["client"] for failure in status["failures"]}
+    told = {(failure["client"], failure["kind"]) for failure in status["failures"]}
     if len(errors.splitlines()) != 1:
         return False
     if status["status"] == "failed":
         return errors.startswith("error: ") and status["error"] in errors
     report = (folder / "report.html").read_text(encoding="utf-8")
-    return all(f"{name} failed in" in report and name in errors for name in names)
+    return all(f"{name} {kind} in" in report and name in errors for name, kind in told)
 
 
 if __name__ == "__main__":

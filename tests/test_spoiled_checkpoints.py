@@ -215,6 +215,13 @@ def test_best_weights_of_another_step_are_refused(cut: Cut, command: str) -> Non
     refused(run(command, "--resume", folder), f"best-9.pt: of {unit} ", f", where that of {unit} 9 belongs; restore")
 
 
+@pytest.mark.parametrize("text", ["[]", '{"train round 3": 2}'])
+def test_a_list_of_deaths_that_is_none_is_refused(cut: Cut, text: str) -> None:
+    path = cut("fl") / "deaths.json"
+    path.write_text(text)
+    refused(run("fl", "--resume", path.parent), f"{path}: not written by a run; remove the file")
+
+
 # History
 
 

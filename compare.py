@@ -12,9 +12,10 @@ from core.commands import one_line_errors
 from core.errors import UserError
 from core.files import read_json
 from core.locks import hold
-from fl.engines import Engine, check_federation, engine_function
+from fl.engines import Engine, EngineOption, check_federation, engine_function
 from reports.experiment_summary import summarise
 from reports.report import write_report
+from training import arguments
 from training.config import Experiment
 from training.distributed import refuse_processes
 from training.matrix import Matrix, Place
@@ -29,21 +30,19 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    config: Annotated[Path, typer.Argument(help="Experiment, e.g. configs/nicheformer.yaml")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. train.lr=0.01")] = None,
+    config: arguments.Config,
+    overrides: arguments.Overrides = None,
     seeds: Annotated[
         list[int] | None, typer.Option(min=0, help="Seeds, e.g. --seeds 0 1 2; by default the config's own")
     ] = None,
-    engine: Annotated[
-        Engine, typer.Option(help="flower: an isolated `flwr run` on Ray; inprocess: the same apps in this process")
-    ] = Engine.flower,
+    engine: EngineOption = Engine.flower,
     name: Annotated[str, typer.Option(help="Name of the comparison folder; by default the time")] = "",
     resume: Annotated[Path | None, typer.Option(help="Go on with this comparison folder")] = None,
-    results: Annotated[Path, typer.Option(help="Where comparison folders go")] = Path("results"),
-    experiment: Annotated[str, typer.Option(help="One of the `experiments` of CONFIG, in a place of its own")] = "",
-    every: Annotated[bool, typer.Option("--all", help="All of them in turn, and a summary")] = False,
-    split: Annotated[Path | None, typer.Option(help="Go on only if the data splits as this file says")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Two batches of everything")] = False,
+    results: arguments.Results = Path("results"),
+    experiment: arguments.OneExperiment = "",
+    every: arguments.AllExperiments = False,
+    split: arguments.Split = None,
+    dry_run: arguments.DryRun = False,
 ) -> None:
     """Train one task pooled, alone and federated, with equal budgets from equal weights, and compare client by client.
 

@@ -16,7 +16,7 @@ from core.commands import one_line_errors
 from core.errors import UserError, one_line
 from core.files import sha256_json, write_text
 from core.locks import Lock, hold
-from fl.engines import Engine, check_federation, engine_function
+from fl.engines import Engine, EngineOption, check_federation, engine_function
 from reports.search import draw_history, draw_importances, write_trials
 from training.config import Experiment, load, to_yaml
 from training.distributed import refuse_processes
@@ -53,9 +53,7 @@ def main(
     study: Annotated[str, typer.Option(help="Name of the study; the same command again goes on with it")] = "default",
     seed: Annotated[int | None, typer.Option(min=0, help="Of what is tried; by default the config's own")] = None,
     prune: Annotated[bool, typer.Option(help="Stop trials that do worse than the median of earlier ones")] = True,
-    engine: Annotated[
-        Engine, typer.Option(help="flower: an isolated `flwr run` on Ray; inprocess: the same apps in this process")
-    ] = Engine.flower,
+    engine: EngineOption = Engine.flower,
     experiment: Annotated[str, typer.Option(help="One of the `experiments` of CONFIG")] = "",
     results: Annotated[Path, typer.Option(help="Where the folder of the study goes")] = Path("results"),
 ) -> None:

@@ -13,7 +13,7 @@ from centralized.runner import execute
 from core.commands import DefaultCommand, one_line_errors
 from reports.experiment_summary import summarise
 from reports.report import write_report
-from training import checkpoints
+from training import arguments
 from training.distributed import joined
 from training.request import Request, answer
 
@@ -37,20 +37,17 @@ def main() -> None:
 
 @app.command()
 def train(
-    config: Annotated[Path | None, typer.Argument(help="Experiment, e.g. configs/nicheformer.yaml")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. train.lr=0.01")] = None,
+    config: arguments.ConfigOrResume = None,
+    overrides: arguments.Overrides = None,
     setting: Annotated[Setting, typer.Option(help="One model on the pool, or one per client")] = Setting.centralized,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder")] = None,
-    accept: Annotated[
-        list[checkpoints.Acceptable] | None,
-        typer.Option("--accept", help="With --resume: go on although this is not what it was; may be given twice"),
-    ] = None,
-    name: Annotated[str, typer.Option(help="Name of the run folder; by default setting, seed and time")] = "",
-    results: Annotated[Path, typer.Option(help="Where run folders go")] = Path("results"),
-    experiment: Annotated[str, typer.Option(help="One of the `experiments` of CONFIG, in a place of its own")] = "",
-    every: Annotated[bool, typer.Option("--all", help="All of them in turn, and a summary")] = False,
-    split: Annotated[Path | None, typer.Option(help="Go on only if the data splits as this file says")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Two batches of everything")] = False,
+    resume: arguments.Resume = None,
+    accept: arguments.Accept = None,
+    name: arguments.Name = "",
+    results: arguments.Results = Path("results"),
+    experiment: arguments.OneExperiment = "",
+    every: arguments.AllExperiments = False,
+    split: arguments.Split = None,
+    dry_run: arguments.DryRun = False,
 ) -> None:
     """Train without exchange: one model on the pool of all clients, or one model per client. The default.
 

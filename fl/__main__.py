@@ -2,16 +2,15 @@
 
 import functools
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from core.commands import DefaultCommand, one_line_errors
-from fl.engines import Engine, check_federation, engine_function
+from fl.engines import Engine, EngineOption, check_federation, engine_function
 from fl.verify import verify
 from reports.experiment_summary import summarise
 from reports.report import write_report
-from training import checkpoints
+from training import arguments
 from training.distributed import refuse_processes
 from training.request import Request, answer
 
@@ -28,22 +27,17 @@ def main() -> None:
 
 @app.command()
 def train(
-    config: Annotated[Path | None, typer.Argument(help="Experiment, e.g. configs/nicheformer.yaml")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. federation.rounds=2")] = None,
-    engine: Annotated[
-        Engine, typer.Option(help="flower: an isolated `flwr run` on Ray; inprocess: the same apps in this process")
-    ] = Engine.flower,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder")] = None,
-    accept: Annotated[
-        list[checkpoints.Acceptable] | None,
-        typer.Option("--accept", help="With --resume: go on although this is not what it was; may be given twice"),
-    ] = None,
-    name: Annotated[str, typer.Option(help="Name of the run folder; by default setting, seed and time")] = "",
-    results: Annotated[Path, typer.Option(help="Where run folders go")] = Path("results"),
-    experiment: Annotated[str, typer.Option(help="One of the `experiments` of CONFIG, in a place of its own")] = "",
-    every: Annotated[bool, typer.Option("--all", help="All of them in turn, and a summary")] = False,
-    split: Annotated[Path | None, typer.Option(help="Go on only if the data splits as this file says")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Two batches of everything")] = False,
+    config: arguments.ConfigOrResume = None,
+    overrides: arguments.Overrides = None,
+    engine: EngineOption = Engine.flower,
+    resume: arguments.Resume = None,
+    accept: arguments.Accept = None,
+    name: arguments.Name = "",
+    results: arguments.Results = Path("results"),
+    experiment: arguments.OneExperiment = "",
+    every: arguments.AllExperiments = False,
+    split: arguments.Split = None,
+    dry_run: arguments.DryRun = False,
 ) -> None:
     """Train one model over all clients without pooling their data. The default.
 

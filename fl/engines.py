@@ -3,7 +3,9 @@
 import re
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from core.errors import UserError
 from core.files import read_json
@@ -32,6 +34,12 @@ class Engine(StrEnum):
 
     flower = "flower"
     inprocess = "inprocess"
+
+
+EngineOption = Annotated[
+    Engine, typer.Option(help="flower: an isolated `flwr run` on Ray; inprocess: the same apps in this process")
+]
+"""--engine, for the commands that take it."""
 
 
 def engine_function(engine: Engine) -> Callable[[Run], Status]:

@@ -14,6 +14,7 @@ from rich.text import Text
 import tasks
 from core.commands import DefaultCommand, one_line_errors
 from core.errors import UserError
+from training import arguments
 from training.config import ConfigFile, load
 from training.listing import Key, keys_of
 from training.split_file import write_split
@@ -45,8 +46,8 @@ def options(task: Annotated[str, typer.Argument(help="Name of a task, or dotted 
 
 @app.command()
 def split(
-    config: Annotated[Path, typer.Argument(help="Experiment, e.g. configs/nicheformer.yaml")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, e.g. options.split_seed=1")] = None,
+    config: arguments.Config,
+    overrides: arguments.Overrides = None,
     experiment: Annotated[str, typer.Option(help="One of the `experiments` of CONFIG")] = "",
     out: Annotated[Path, typer.Option(help="JSON file; an earlier split of the task is replaced")] = Path("split.json"),
 ) -> None:

@@ -211,7 +211,7 @@ def manifest(change: Callable[[dict[str, list[str]], Random], str]) -> Spoil:
         content = write_manifest(path, samples, Draw(test_fraction=0.25), client_key="replicate")
         unit = change(content, random)
         path.write_text(json.dumps(content))
-        return unit, [f"options.split={path}"]
+        return unit, [f"options.split={path}", "options.fractions=[0.7, 0.15, 0.15]"]
 
     return spoil
 

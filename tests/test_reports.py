@@ -219,7 +219,7 @@ def test_confusion_matrices_are_recomputed_from_predictions(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("state", ["failed", "running"])
 def test_the_report_of_an_unfinished_run_starts_with_that(tmp_path: Path, state: str) -> None:
-    failure = {"client": "bob", "step": 2, "phase": "train", "message": "disk full"}
+    failure = {"client": "bob", "step": 2, "phase": "train", "kind": "failed", "message": "disk full"}
     status = {"status": state, "error": "1 good reply, 3 needed", "failures": [failure]}
     run = write_run(tmp_path / "run", "federated", status=status, evaluated=False)
     page = write_report([run], run).read_text()

@@ -20,7 +20,8 @@ from training.mistakes import explain
 from training.optimizers import AdamW, Optimizer
 from training.options import Options, refuse_useless
 from training.schedules import Constant, Schedule
-from training.task import Task, load_task_class
+from training.task import Task
+from training.task_modules import load_task_class
 
 
 class Train(Options):

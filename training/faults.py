@@ -5,10 +5,10 @@ Which client is struck in which round is a pure function of (seed, rule, client,
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from core.randomness import generator
-from training.options import Options
+from training.options import WEEK, Options
 
 
 class Fault(Options):
@@ -60,7 +60,7 @@ class Slow(Fault):
     """Training takes longer."""
 
     kind: Literal["slow"] = "slow"
-    seconds: float = Field(1.0, gt=0)
+    seconds: float = Field(1.0, gt=0, le=WEEK)
     """Seconds added."""
 
 
@@ -82,6 +82,13 @@ class Scaled(Fault):
     kind: Literal["scaled"] = "scaled"
     factor: float = 10.0
     """What it is multiplied by."""
+
+    @field_validator("factor")
+    @classmethod
+    def _changes_something(cls, factor: float) -> float:
+        if factor == 1:
+            raise ValueError("leaves the update as it is; choose another factor or remove the rule")
+        return factor
 
 
 class SignFlip(Fault):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from training.faults import AnyFault
-from training.options import Options, named
+from training.options import WEEK, Options, named
 
 
 class FedAvg(Options):
@@ -143,8 +143,8 @@ class Federation(Options):
     """Good replies a round needs to go on degraded; by default 1 with on_client_failure: continue, else all asked."""
     retries: int = Field(1, ge=0)
     """How often a client that failed is asked again in the same round; also how often dead workers are replaced."""
-    client_timeout: float | None = Field(None, gt=0)
-    """Seconds that a client may take for one request; by default any."""
+    client_timeout: float | None = Field(None, gt=0, le=WEEK)
+    """Seconds that a client may take for one request, a week at most; by default any."""
     faults: tuple[AnyFault, ...] = ()
     """Faults to suffer on purpose: a list of {kind, client, round or rate, ...}; for studies."""
     strategy: Strategy = FedAvg()
@@ -165,6 +165,18 @@ class Federation(Options):
     def _policy(self) -> "Federation":
         if self.on_client_failure == "stop" and self.min_clients:
             raise ValueError("on_client_failure: stop leaves min_clients without effect; leave one of them out")
+        if self.min_clients and self.clients_per_round and self.min_clients > self.clients_per_round:
+            raise ValueError(
+                f"min_clients = {self.min_clients} is more than clients_per_round = {self.clients_per_round} can give; "
+                "lower it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _faults_come(self) -> "Federation":
+        for number, rule in enumerate(self.faults):
+            if rule.round is not None and rule.round > self.rounds:
+                raise ValueError(f"faults.{number}.round = {rule.round}: there are {self.rounds} rounds; lower it")
         return self
 
     def needed(self, asked: int) -> int:

@@ -6,6 +6,12 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+WORDS = {
+    **dict.fromkeys(("tuple_type", "list_type"), "no list; write [..., ...]"),
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "no section; write {key: value, ...}"),
+}
+"""What pydantic calls a kind of mistake -> words for those who know YAML and no Python."""
+
 
 def explain(source: str, section: str, schema: type[BaseModel], error: ValidationError) -> str:
     """Write the first mistake, and how many more there are.
@@ -17,7 +23,7 @@ def explain(source: str, section: str, schema: type[BaseModel], error: Validatio
         error: What pydantic says.
     """
     first = error.errors()[0]
-    inside, known = _locate(schema, first["loc"])
+    inside, known, sections = _locate(schema, first["loc"])
     key = ".".join([*([section] if section else []), *inside])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
@@ -27,7 +33,10 @@ def explain(source: str, section: str, schema: type[BaseModel], error: Validatio
     if first["type"] == "union_tag_invalid":
         tag, names = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "").split(", ")
         return f"{source}: {key} = {tag!r}: unknown name; {nearest(tag, names, 'choose one of')}{more}"
-    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "union_tag_not_found":
+        names = [str(section.model_fields[tag_key(section)].default) for section in sections]
+        return f"{source}: {key}.{tag_key(sections[0])}: missing; choose one of: {', '.join(names)}{more}"
+    message = WORDS.get(first["type"]) or first["msg"].removeprefix("Value error, ")
     value = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
     return f"{source}: {key}{value}: {message}{'' if ';' in message else '; change this value'}{more}"
 
@@ -50,8 +59,12 @@ def sections_of(annotation: Any) -> list[type[BaseModel]]:
     return [model for inner in get_args(annotation) for model in sections_of(inner)]
 
 
-def _locate(schema: type[BaseModel], location: Sequence[str | int]) -> tuple[list[str], list[str]]:
-    """Give a key as the user wrote it, without the names of union members that pydantic puts between, and its siblings.
+def _locate(
+    schema: type[BaseModel], location: Sequence[str | int]
+) -> tuple[list[str], list[str], list[type[BaseModel]]]:
+    """Give a key as the user wrote it, without the names of union members that pydantic puts between.
+
+    With it come its siblings and the sections that could stand there.
 
     Args:
         schema: Where the location starts.
@@ -70,4 +83,4 @@ def _locate(schema: type[BaseModel], location: Sequence[str | int]) -> tuple[lis
             fields = {name: field for model in models for name, field in model.model_fields.items()}
             known, models = list(fields), sections_of(fields[str(part)].annotation) if part in fields else []
             parts.append(str(part))
-    return parts, known
+    return parts, known, models

@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo
 
+WEEK = 7 * 24 * 3600.0
+"""Seconds. Clocks of operating systems and of Python take no numbers without bound."""
+
 
 class Options(BaseModel):
     """A config section. Unknown keys and infinite numbers are errors; the string under a field is its documentation."""

@@ -7,7 +7,13 @@ from core.errors import one_line
 from training.config import Experiment
 from training.runs import FollowingRun, Run, Setting, Status, default_name
 
-DRY_RUN = ("train.limit_batches=2", "train.epochs=1", "federation.rounds=1", "federation.local_epochs=1")
+DRY_RUN = (
+    "train.limit_batches=2",
+    "train.epochs=1",
+    "federation.rounds=1",
+    "federation.local_epochs=1",
+    "federation.faults=[]",
+)
 
 
 def run_name(experiment: Experiment, setting: Setting, processes: int = 1, *, dry_run: bool = False) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from core.errors import UserError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -109,6 +111,29 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: no such file; check the path") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); restore the file or make it anew") from error
+
+
+def read_yaml(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a YAML file of `key: value` lines.
+
+    Args:
+        path: The file.
+        remedy: What helps where it holds something else.
+
+    Raises:
+        UserError: The file cannot be read, or it holds something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; check the path") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this file ({error.strerror}); check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no `key: value` lines; {remedy}")
+    return content
 
 
 def make_folder(path: Path) -> Path:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from core.errors import UserError
-from core.files import read_json
+from core.files import read_json, read_yaml
 
 SETTINGS = ("centralized", "federated", "local")
 """In the order in which reports name them."""
@@ -64,7 +63,7 @@ class RunRecord:
             error=status.get("error"),
             failures=status.get("failures") or [],
             retried=status.get("retried") or [],
-            config=_read_config(folder / "config.yaml"),
+            config=read_yaml(folder / "config.yaml", "restore it or repeat the run"),
             manifest=_read_part(folder, "manifest.json", finished, {"clients": dict, "budget": dict}),
             unit=history.get("unit", "epoch"),
             steps=history["steps"],
@@ -202,18 +201,6 @@ def _check_rows(path: Path, rows: Sequence[Any], keys: Sequence[str]) -> None:
         missing = [key for key in keys if key not in row]
         if missing:
             raise UserError(f"{path}: rows[{number}] has no {missing[0]}; repeat the run")
-
-
-def _read_config(path: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; restore it or repeat the run") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML ({_line(error)}); restore it or repeat the run") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no `key: value` lines; restore it or repeat the run")
-    return content
 
 
 def _line(error: Exception) -> str:

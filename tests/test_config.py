@@ -65,7 +65,8 @@ def test_mistakes_are_refused_in_one_line(tmp_path: Path, overrides: list[str], 
     [
         ("a: [", "not valid YAML"),
         ("just text", "no `key: value` lines"),
-        ("base: b.yaml", "cannot read"),
+        ("base: b.yaml", "b.yaml: no such file; check the path"),
+        ("base: .", "cannot read this file"),
         ("", "holds"),
     ],
 )

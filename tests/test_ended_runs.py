@@ -75,7 +75,7 @@ def test_runs_that_cannot_be_resumed(toy: Path, results: Path, command: str) -> 
     refused(run(command, toy, "--resume", finished.folder), "own config; leave out CONFIG, overrides, --name")
     refused(run(command, "--resume", finished.folder, "--name", "x"), "own config; leave out CONFIG, overrides, --name")
     refused(run(command), "CONFIG is missing; name a file of configs/, or use --resume RUN")
-    refused(run(command, results / "no.yaml"), "no.yaml: cannot read this config", "; check the path")
+    refused(run(command, results / "no.yaml"), "no.yaml: no such file; check the path")
     refused(run(command, toy, "train.lr"), "override 'train.lr': not of the form section.key=value; write e.g.")
     assert status(finished.folder)["status"] == "completed"
 

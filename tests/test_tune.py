@@ -141,7 +141,8 @@ def test_what_is_proposed_becomes_overrides_that_yaml_reads_alike(study: Study) 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ([1], "holds no keys"),
+        ([1], "holds no `key: value` lines; write e.g. train.lr: {low"),
+        ({}, "holds no keys; write e.g. train.lr: {low"),
         ({"seed": {"choices": [1]}}, "seed: belongs to the question"),
         ({"train.monitor": {"choices": ["loss"]}}, "train.monitor: belongs to the question"),
         ({"train.lr": 0.1}, "train.lr = 0.1: give {low, high}"),
@@ -160,7 +161,7 @@ def test_what_is_no_space_is_refused_in_one_line(study: Study, content: Any, exp
 
 
 def test_a_missing_or_broken_file_is_refused(study: Study) -> None:
-    refused(lambda: Space.read(study.folder / "none.yaml"), "none.yaml: cannot read this search space")
+    refused(lambda: Space.read(study.folder / "none.yaml"), "none.yaml: no such file; check the path")
     study.space.write_text("a: [")
     refused(lambda: Space.read(study.space), "not valid YAML")
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from core.errors import UserError
-from core.files import sha256_json
+from core.files import read_yaml, sha256_json
 from training.device import Precision
 from training.experiments import Entries, Entry, choose, place, read_entries, stack
 from training.federation import Federation
@@ -196,14 +196,7 @@ def _read_chain(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], Ent
     """Give the values of a file laid over those of its bases, and the experiments of all."""
     if path.resolve() in seen:
         raise UserError(f"{path}: base: leads back to this file; break the circle")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read this config ({error.strerror}); check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); mend the file") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no `key: value` lines; start with `task: NAME`")
+    values = read_yaml(path, "mend the file, a config starts with `task: NAME` or `base: FILE`")
     entries = read_entries(values.pop("experiments"), str(path)) if "experiments" in values else {}
     base = values.pop("base", None)
     if not base:

@@ -17,6 +17,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from core.errors import UserError
+from core.files import read_yaml
 from training.mistakes import explain
 from training.options import Options
 
@@ -142,14 +143,10 @@ class Space:
         Raises:
             UserError: It cannot be read, or says something that is no space.
         """
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: cannot read this search space ({error.strerror}); check the path") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); mend the file") from error
-        if not isinstance(content, dict) or not content:
-            raise UserError(f"{path}: holds no keys; write e.g. train.lr: {{low: 1.0e-5, high: 1.0e-2, log: true}}")
+        remedy = "write e.g. train.lr: {low: 1.0e-5, high: 1.0e-2, log: true}"
+        content = read_yaml(path, remedy)
+        if not content:
+            raise UserError(f"{path}: holds no keys; {remedy}")
         return cls({str(key): _read_dimension(str(key), values, path) for key, values in content.items()})
 
     def refuse_losses(self, path: Path) -> None:

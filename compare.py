@@ -1,5 +1,6 @@
 """One experiment, three settings, several seeds, one report: python compare.py CONFIG [section.key=value ...]."""
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,7 @@ def main(
         request = Request(
             config=config, overrides=overrides or [], results=results, name=name, resume=resume,
             experiment=experiment, every=every, split=split, dry_run=dry_run,
+            check=functools.partial(check_federation, engine=engine),
         )  # fmt: skip
         matrix = request.matrix("compare", seeds=seeds or ())
         if matrix:
@@ -63,7 +65,6 @@ def main(
             raise typer.Exit(code)
         plain = request.load()
         folder = _known_folder(resume) if resume else _new_folder(results / task_stem(plain), name)
-        check_federation(plain, engine)
         code = _compare(plain, folder, seeds, engine)
     raise typer.Exit(code)
 

@@ -105,7 +105,9 @@ def test_tensorboard_that_is_not_installed(
 def test_a_comparison_finds_out_about_its_strategy_first(toy: Path, results: Path) -> None:
     strategy = "federation.strategy={name: krum, num_malicious_nodes: 1}"
     answer = run("compare", toy, strategy, "--results", results)
-    refused(answer, "federation.strategy = krum: 3 clients per round", "takes 5; add clients or lower the number")
+    refused(
+        answer, f"{toy}: federation.strategy = krum: 3 clients per round", "takes 5; add clients or lower the number"
+    )
     assert not results.exists()
 
 

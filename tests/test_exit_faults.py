@@ -54,8 +54,11 @@ def test_verifying_it_in_one_process_is_refused(never_struck: Path) -> None:
 
 def test_other_rules_that_could_only_fail_leave_no_run_folder(toy: Path, tmp_path: Path) -> None:
     def check(override: str, words: str) -> None:
-        refused(run("fl", toy, override, "--results", tmp_path / "results"), words)
+        refused(run("fl", toy, override, "--results", tmp_path / "results"), f"{toy}: {words}")
         assert not (tmp_path / "results").exists()
 
-    check('federation.faults=[{"kind": "nan", "round": 1, "client": "zed"}]', "client = 'zed': no such client")
+    check(
+        'federation.faults=[{"kind": "nan", "round": 1, "client": "zed"}]',
+        "federation.faults[0].client = 'zed': no such client",
+    )
     check("federation.min_clients=9", "federation.min_clients = 9: there are 3 clients")

@@ -48,7 +48,10 @@ class Request:
         experiment = load(self.config, self.values)
         if self.split:
             check_split(self.split, experiment)
-        self.check(experiment)
+        try:
+            self.check(experiment)
+        except UserError as error:
+            raise UserError(f"{self.config}: {error}") from None
         return experiment
 
     def matrix(self, setting: str, *, seeds: Sequence[int] | None = None, group: Group = ALONE) -> Matrix | None:

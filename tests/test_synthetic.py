@@ -1,4 +1,4 @@
-"""What every maker of synthetic data promises: the seed decides each byte, and nothing is overwritten."""
+"""What every maker of synthetic data promises: the seed decides each byte, nothing is lost, the next step is named."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
-from datasets.__main__ import MAKERS
+from datasets.__main__ import MAKERS, app
+from tests.commands import refused as refused_command
 from tests.refusals import refused
 
 
@@ -70,3 +73,23 @@ def test_unusable_targets_are_refused(name: str, tmp_path: Path) -> None:
     refused(lambda: make(name, tmp_path / "new", **CASES[name].too_small), CASES[name].said)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     assert (tmp_path / "mine.txt").read_text() == "keep"
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_command_makes_data_once_and_names_what_comes_next(name: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    made = command(name, data, "--seed", 3)
+    assert made.exit_code == 0 and any(data.iterdir())
+    assert made.stdout.splitlines()[-1] == f"next: python compare.py configs/{name}.yaml options.data={data}"
+    refused_command(command(name, data), f"{data}: not an empty folder")
+
+
+def test_the_command_lists_what_it_makes_and_what_it_splits(tmp_path: Path) -> None:
+    said = command("--help").stdout
+    assert all(name in said for name in (*MAKERS, "split", "rosette-split", "proteomics-split"))
+    assert "split images and samples by whole groups" in " ".join(said.split())
+    refused_command(command("brain", tmp_path / "data"), "'brain' is not a synthetic data set; choose one of")

@@ -1,9 +1,5 @@
 """The made-up study: real formats, a signal that pooling finds, and hospitals that differ."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import anndata as ad
 import numpy as np
 import pytest
@@ -104,25 +100,3 @@ def test_the_seed_decides_the_panel(tmp_path, folder):
     for name in ("held_out.h5ad", "reference/model.h5ad"):
         here, other = (ad.read_h5ad(path / name) for path in (folder, tmp_path / "other"))
         assert not here.var_names.equals(other.var_names)
-
-
-def _command(*arguments):
-    root = Path(__file__).resolve().parent.parent
-    command = [sys.executable, "-m", "datasets", *map(str, arguments)]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-
-
-def test_the_command_makes_data_once_and_names_what_comes_next(tmp_path):
-    done = _command("nicheformer", tmp_path / "data", "--seed", 3)
-    assert done.returncode == 0 and "held_out.h5ad" in done.stdout
-    assert done.stdout.splitlines()[-1] == (
-        f"next: python compare.py configs/nicheformer.yaml options.data={tmp_path / 'data'}"
-    )
-    again = _command("nicheformer", tmp_path / "data")
-    assert again.returncode == 2 and len(again.stderr.splitlines()) == 1 and "not an empty folder" in again.stderr
-
-
-def test_the_command_lists_the_data_sets(tmp_path):
-    assert "nicheformer" in _command("--help").stdout
-    unknown = _command("brain", tmp_path / "data")
-    assert unknown.returncode == 2 and "choose one of" in unknown.stderr and "Traceback" not in unknown.stderr

@@ -1,9 +1,5 @@
 """The made-up nuclei: real format, a signal in the texture, and institutes that differ."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -88,11 +84,3 @@ def test_pooled_training_finds_the_signal_and_beats_any_institute_alone(study):
     pooled, alone = score(data), [score([part]) for part in data]
     assert pooled > 0.6
     assert pooled > max(alone) and pooled > np.mean(alone) + 0.05
-
-
-def test_the_command_makes_the_data(tmp_path):
-    root = Path(__file__).resolve().parent.parent
-    command = [sys.executable, "-m", "datasets", "vgg3d", str(tmp_path / "data")]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    assert "python compare.py configs/vgg3d.yaml" in done.stdout
-    assert (tmp_path / "data" / "classes.csv").exists()

@@ -84,7 +84,7 @@ class _Runner:
             scored = self.score(member)
             rows += [row(name, data, metrics) for data, metrics in scored.items()]
             own += [scored[client].states() for client in clients]
-        fitted = member.fitted
+        fitted = self.task.fit(self.everyone, self.everyone)  # No single client's, which may lack what others have.
         pooled = merged(self.task, fitted, own)
         rows.append(row(self.run.setting, "pooled", pooled))
         self.run.write_evaluation(rows, summary_head(self.experiment, self.task, fitted, self.clients, pooled))

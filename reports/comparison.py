@@ -273,9 +273,18 @@ def _client_mean(setting: str, records: list[RunRecord], metrics: list[str], pri
 
 
 def _intervals(records: Sequence[RunRecord], data: str, metrics: Sequence[str]) -> dict[str, Interval]:
+    """Give the intervals of means over the models that have a score, which is what the means themselves are over."""
     models = [(one, model) for one in records for model in (one.models if data == "held_out" else [one.setting])]
     stored = [(record.row(model, data), predicted_on(record, model, data)) for record, model in models]
-    found = {metric: mean_interval([_faithful(*one, metric) for one in stored], metric) for metric in metrics}
+    scored = {
+        metric: [
+            _faithful(row, predicted, metric)
+            for (record, model), (row, predicted) in zip(models, stored, strict=True)
+            if not row or metric not in row["metrics"] or not math.isnan(record.value(model, data, metric))
+        ]
+        for metric in metrics
+    }
+    found = {metric: mean_interval(several, metric) for metric, several in scored.items() if several}
     return {metric: interval for metric, interval in found.items() if interval}
 
 

@@ -165,7 +165,7 @@ def _show(rows: Sequence[Row], done: Mapping[str, str] | None) -> None:
     for row in [*rows, *({"experiment_name": name} for name in done or {} if name not in shown_names)]:
         name, step = row["experiment_name"], row.get("best_step")
         texts = [str(row.get(key, "")) for key in place]
-        texts.append("" if step is None else f"{row['step_unit']} {step:.4g}")
+        texts.append("" if step is None else f"{row['step_unit']} {step}")
         texts += [_number(row.get(key)) for key in scores.values()]
         shown.add_row(name, *([done.get(name, "")] if done is not None else []), *texts)
     Console().print(shown, markup=False)

@@ -70,6 +70,8 @@ def _against(first: Headline, other: Headline, comparison: Comparison) -> str:
     name = {"centralized": "pooled training", "local": "the mean of the local models"}[other.setting]
     if other.setting == "local" and other.data == "pooled":
         name = "the clients' own models"
+    elif other.models[0] < other.models[1]:
+        name = f"{name} with a score ({other.models[0]} of {other.models[1]})"
     mean = other.scores[comparison.primary].mean
     if math.isnan(mean):
         return f"{name} undefined"

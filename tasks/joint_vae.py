@@ -172,11 +172,14 @@ class JointVAETask(JointVAEOptions):
     # Measures
 
     def metrics(self, fitted: BaseModel) -> MetricCollection:
-        """Correlations by feature and by sample, R2 and errors, in scaled units; limits of the quality of samples."""
+        """Correlations by feature and by sample, R2 and errors, in scaled units; limits of the quality of samples.
+
+        A network that has seen no pair has no scores across platforms.
+        """
         assert isinstance(fitted, Scaling)
-        widths = len(fitted.a.features), len(fitted.b.features)
-        metrics = {"scores": ImputationScores(*widths, self._parts)}
-        ranks = {"ranks": RankScores(*widths)} if self.spearman else {}
+        widths, learned = (len(fitted.a.features), len(fitted.b.features)), fitted.pairs != 0
+        metrics = {"scores": ImputationScores(*widths, self._parts, learned=learned)}
+        ranks = {"ranks": RankScores(*widths, learned=learned)} if self.spearman else {}
         limits = {} if self.direct else {"limits": QualityLimits()}
         return MetricCollection({**metrics, **ranks, **limits}, compute_groups=False)
 

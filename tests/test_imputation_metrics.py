@@ -261,3 +261,15 @@ def test_what_does_not_fit_is_refused() -> None:
         metric.update(arrays | {"cross_b": arrays["b"][:2]}, arrays["a"], arrays["b"])
     with pytest.raises(ValueError, match="impute_a"):
         ImputationScores(5, 3, parts=["impute_a"])
+
+
+def test_a_network_that_has_seen_no_pair_has_no_scores_across_platforms() -> None:
+    a, b = torch.randn(9, 3, generator=torch.manual_seed(0)), torch.randn(9, 2, generator=torch.manual_seed(1))
+    guesses = {"recon_a": a, "recon_b": b, "cross_a": a, "cross_b": b}
+    for metric in (ImputationScores(3, 2, learned=False), RankScores(3, 2, learned=False)):
+        metric.update(guesses, a, b)
+        values = metric.compute()
+        crossed = {name: value for name, value in values.items() if "cross" in name and "undefined" not in name}
+        assert crossed and all(value.isnan().all() for value in crossed.values())
+        assert all(value == 1 for name, value in values.items() if name.startswith("recon") and name.endswith("corr"))
+        assert metric.supports["cross_corr_mean" if "cross_corr_mean" in crossed else "cross_spearman_mean"] == 9

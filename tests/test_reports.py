@@ -316,6 +316,16 @@ def test_undefined_metrics_are_shown_with_their_support(tmp_path: Path) -> None:
     assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", page))
 
 
+def test_a_local_model_without_a_score_is_left_out_of_the_mean_and_counted(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / setting, setting) for setting in ("federated", "local")]
+    rows = [dict(one) for one in RunRecord.read(runs[1]).rows]
+    for row in rows:
+        if row["data"] == "held_out" and row["model"] == "bob":
+            row["metrics"] = {"loss": 0.5, "accuracy": None}
+    edit(runs[1] / "eval_summary.json", rows=rows)
+    assert "the mean of the local models with a score (2 of 3)" in verdict(compared(runs), [])
+
+
 def test_tables_are_written_as_data(folders: list[Path], tmp_path: Path) -> None:
     write_report(folders, tmp_path)
     content = json.loads((tmp_path / "comparison.json").read_text())

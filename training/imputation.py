@@ -38,8 +38,11 @@ class _PlatformPairs(Metric):
 
     full_state_update = False
 
-    def __init__(self, width_a: int, width_b: int, parts: Sequence[str], **settings: Any) -> None:
+    def __init__(
+        self, width_a: int, width_b: int, parts: Sequence[str], *, learned: bool = True, **settings: Any
+    ) -> None:
         super().__init__(**settings)
+        self.learned = learned
         unknown = set(parts) - set(PARTS)
         if unknown or not parts:
             raise ValueError(f"parts {sorted(unknown)}: choose some of {', '.join(PARTS)}")
@@ -54,7 +57,10 @@ class _PlatformPairs(Metric):
         has_a_B: Tensor | None,
         has_b_B: Tensor | None,
     ) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Give part, target and prediction, [rows, features] each, of the parts that have rows."""
+        """Give part, target and prediction, [rows, features] each, of the parts that have rows.
+
+        What a network says of one platform from the other counts as no number where it has never seen a pair.
+        """
         targets = {"a": target_a, "b": target_b}
         everything = torch.ones(len(target_a), dtype=torch.bool)
         has = {"a": everything if has_a_B is None else has_a_B, "b": everything if has_b_B is None else has_b_B}
@@ -66,7 +72,10 @@ class _PlatformPairs(Metric):
                     raise ValueError(f"{part}: shape {tuple(values.shape)}, expected {expected}")
             rows = has["a"] & has["b"] if kind == "cross" else has[platform]
             if rows.any():
-                yield part, targets[platform][rows], predicted[part][rows]
+                said = (
+                    predicted[part] if self.learned or kind != "cross" else torch.full_like(predicted[part], torch.nan)
+                )
+                yield part, targets[platform][rows], said[rows]
 
 
 class ImputationScores(_PlatformPairs):
@@ -88,6 +97,8 @@ class ImputationScores(_PlatformPairs):
         parts: Sequence[str] = PARTS,
         centre_a: Tensor | None = None,
         centre_b: Tensor | None = None,
+        *,
+        learned: bool = True,
         **settings: Any,
     ) -> None:
         """Take the numbers of features.
@@ -98,9 +109,11 @@ class ImputationScores(_PlatformPairs):
             parts: What the network gives; one that maps directly has no reconstructions.
             centre_a: About which values are summed, the same at every client, [width_a]; zero fits standardised ones.
             centre_b: The same for platform B, [width_b].
+            learned: Whether the network has learned from pairs; without, its predictions across platforms are noise,
+                and their scores undefined.
             settings: Of torchmetrics.
         """
-        super().__init__(width_a, width_b, parts, **settings)
+        super().__init__(width_a, width_b, parts, learned=learned, **settings)
         self.centres = {
             platform: torch.zeros(self.widths[platform]).double() if centre is None else centre.double()
             for platform, centre in (("a", centre_a), ("b", centre_b))
@@ -189,9 +202,9 @@ class RankScores(_PlatformPairs):
     features of A, then those of B.
     """
 
-    def __init__(self, width_a: int, width_b: int, **settings: Any) -> None:
-        """Take the numbers of features."""
-        super().__init__(width_a, width_b, ("cross_a", "cross_b"), **settings)
+    def __init__(self, width_a: int, width_b: int, *, learned: bool = True, **settings: Any) -> None:
+        """Take the numbers of features, and whether the network has learned from pairs."""
+        super().__init__(width_a, width_b, ("cross_a", "cross_b"), learned=learned, **settings)
         for part in self.parts:
             for state in ("target", "predicted"):
                 self.add_state(f"{part}_{state}", default=[], dist_reduce_fx="cat")

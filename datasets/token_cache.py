@@ -63,7 +63,7 @@ def tokens(
     try:
         with atomic(path) as temporary:
             _write(temporary, shape, parts())
-    except OSError as error:
+    except (UserError, OSError) as error:
         warnings.warn(f"{path}: cannot be written ({error}); tokens stay in memory", stacklevel=2)
         return np.concatenate(list(parts()))
     written = _load(path, shape)

@@ -29,10 +29,8 @@ def atomic(path: Path) -> Iterator[Path]:
     make_folder(path.parent)
     if path.is_dir():
         raise UserError(f"{path}: a folder, and a file is to be written there; name a file or remove the folder")
-    try:
+    with writable(path.parent):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    except OSError as error:
-        raise UserError(f"{path.parent}: cannot write here ({error.strerror}); choose another output folder") from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -44,6 +42,19 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Say in one line that nothing can be written into a folder.
+
+    Raises:
+        UserError: The system refuses what the block does there.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write here ({error.strerror}); choose another output folder") from error
 
 
 @contextlib.contextmanager
@@ -70,10 +81,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         UserError: The folder around it cannot be written to.
     """
     make_folder(path.parent)
-    try:
+    with writable(path.parent):
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-    except OSError as error:
-        raise UserError(f"{path.parent}: cannot write here ({error.strerror}); choose another output folder") from error
     try:
         yield temporary
         temporary.chmod(0o755)

@@ -8,7 +8,7 @@ import weakref
 from pathlib import Path
 
 from core.errors import UserError
-from core.files import make_folder
+from core.files import make_folder, writable
 
 FILE = ".lock"
 """Empty file in a locked folder."""
@@ -23,10 +23,8 @@ class Lock:
         self.path = folder / FILE
         self.made = [one for one in (folder, *folder.parents) if not one.exists()]
         make_folder(folder)
-        try:
+        with writable(folder):
             self.stream = self.path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{folder}: cannot write here ({error.strerror}); choose another output folder") from error
         try:
             fcntl.flock(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
